@@ -1,0 +1,186 @@
+r"""Files that are whole or absent: atomic writing, and graphs as one safetensors file.
+
+Nothing here ever unpickles. A file is written beside its final name, flushed to the disk and
+renamed, so that neither a crash nor a second process can leave or see half of it.
+"""
+import json
+import os
+import secrets
+import zlib
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Dict, Iterator, List, Tuple, Union
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+#: What :func:`save_data` writes into the metadata, followed by a checksum. It is one entry, since
+#: safetensors writes several in random order, and equal graphs shall give equal files.
+METADATA_KEY = 'pyg_mmkgc'
+FORMAT = 'HeteroData 1'
+#: The tensor of bytes that holds all that is no tensor, as JSON. It is not kept in the header of
+#: the file, which safetensors limits to 100 MB.
+JSON_KEY = '.json'
+
+PathLike = Union[str, 'os.PathLike[str]']
+
+
+@contextmanager
+def atomic_path(path: PathLike) -> Iterator[Path]:
+    r"""A temporary name in the folder of :obj:`path` that takes its place on success.
+
+    For writers that want a name rather than an open file; the suffix is kept, since some infer
+    the format from it. On any exception (Ctrl-C included) the temporary file is removed and
+    whatever stood at :obj:`path` is untouched.
+
+    Args:
+        path (str or os.PathLike): The final name; missing folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}')
+    # Made here so that the process's umask gives the permissions: some writers use 0600.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    try:
+        permissions = temporary.stat().st_mode
+        yield temporary
+        os.chmod(temporary, permissions)
+        with open(temporary, 'rb+') as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO[Any]]:
+    r"""Open :obj:`path` for writing such that it appears whole or not at all.
+
+    Args:
+        path (str or os.PathLike): The final name; missing folders are made and an existing file
+            is replaced at the end.
+        mode (str, optional): ``'w'`` for UTF-8 text with ``\n`` line ends or ``'wb'`` for bytes.
+            (default: :obj:`'w'`)
+
+    Raises:
+        ValueError: If :obj:`mode` is neither.
+    """
+    if mode not in ('w', 'wb'):
+        raise ValueError(f"'mode' needs to be 'w' or 'wb' (got {mode!r})")
+    text = {'encoding': 'utf-8', 'newline': '\n'} if mode == 'w' else {}
+    with atomic_path(path) as temporary, open(temporary, mode, **text) as f:
+        yield f
+
+
+def save_data(data: HeteroData, path: PathLike) -> None:
+    r"""Write a graph into one safetensors file, atomically.
+
+    Tensors are stored as they are; everything else (labels, counts, protocol) as JSON, with a
+    checksum over both.
+
+    Args:
+        data (HeteroData): The graph. Attributes are tensors or what JSON can hold.
+        path (str or os.PathLike): The file.
+
+    Raises:
+        ValueError: If an attribute is neither a dense tensor nor survives JSON unchanged (a
+            tuple or a set, say).
+    """
+    tensors: Dict[str, Tensor] = {}
+    stores: List[Dict[str, Any]] = []
+    for kind, name, store in _stores(data):
+        values: Dict[str, Any] = {}
+        keys: List[str] = []  # In the order of the store, tensors and values alike.
+        for key, value in store.items():
+            keys.append(key)
+            if isinstance(value, Tensor):
+                if value.layout != torch.strided:
+                    raise ValueError(f'Attribute {key!r} of {name!r} cannot be saved '
+                                     f'(expected a dense tensor, got {value.layout})')
+                # Cloned, since two views of one storage are refused by safetensors.
+                tensors[_tensor_key(len(stores), key)] = value.detach().cpu().clone(
+                    memory_format=torch.contiguous_format)
+            else:
+                _check_json(name, key, value)
+                values[key] = value
+        stores.append({'kind': kind, 'name': name, 'keys': keys, 'values': values})
+
+    encoded = json.dumps(stores, ensure_ascii=False).encode('utf-8', 'surrogatepass')
+    tensors[JSON_KEY] = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {METADATA_KEY: f'{FORMAT} {_checksum(tensors)}'})
+
+
+def load_data(path: PathLike) -> HeteroData:
+    r"""Read a graph that :func:`save_data` wrote. Nothing is unpickled.
+
+    Args:
+        path (str or os.PathLike): The file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or was not written by :func:`save_data`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file '{path}'")
+    try:
+        with safe_open(path, framework='pt') as f:
+            found, _, checksum = (f.metadata() or {}).get(METADATA_KEY, '').rpartition(' ')
+            if found != FORMAT:
+                raise ValueError(f"'{path}' was not written by this version of 'save_data' "
+                                 f'(expected {FORMAT!r}, got {found!r})')
+            tensors = {key: f.get_tensor(key) for key in f.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"'{path}' is damaged or no safetensors file ({error})") from error
+    if checksum != _checksum(tensors) or JSON_KEY not in tensors:
+        raise ValueError(f"'{path}' is damaged (its checksum does not match)")
+
+    data = HeteroData()
+    stores = json.loads(tensors[JSON_KEY].numpy().tobytes().decode('utf-8', 'surrogatepass'))
+    for i, item in enumerate(stores):
+        if item['kind'] == 'global':
+            store = data._global_store
+        else:
+            store = data[item['name'] if item['kind'] == 'node' else tuple(item['name'])]
+        for key in item['keys']:
+            store[key] = (item['values'][key] if key in item['values'] else
+                          tensors[_tensor_key(i, key)])
+    return data
+
+
+def _stores(data: HeteroData) -> Iterator[Tuple[str, Union[str, List[str]], Any]]:
+    yield 'global', '', data._global_store
+    for node_type, store in zip(data.node_types, data.node_stores, strict=True):
+        yield 'node', node_type, store
+    for edge_type, store in zip(data.edge_types, data.edge_stores, strict=True):
+        yield 'edge', list(edge_type), store
+
+
+def _tensor_key(index: int, key: str) -> str:
+    return f'{index}/{key}'
+
+
+def _check_json(name: Union[str, List[str]], key: str, value: Any) -> None:
+    try:
+        same = json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise ValueError(f'Attribute {key!r} of {name!r} cannot be saved (expected a tensor or '
+                         f'what JSON can hold, got {type(value).__name__})')
+
+
+def _checksum(tensors: Dict[str, Tensor]) -> str:
+    # Guards against damage, not against malice; names, dtypes and shapes count too.
+    value = 0
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        value = zlib.crc32(f'{key}{tensor.dtype}{list(tensor.shape)}'.encode(), value)
+        if tensor.numel() > 0:
+            value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), value)
+    return f'{value:08x}'

@@ -1,0 +1,61 @@
+r"""Datasets by name, for those that get a name from a user."""
+import difflib
+import os
+from typing import Dict, Optional, Type, Union
+
+from pyg_mmkgc.datasets.atlas import Atlas
+from pyg_mmkgc.datasets.base import GraphDataset, MMKGDataset
+from pyg_mmkgc.datasets.db15k import DB15K
+from pyg_mmkgc.datasets.folder import MMKGFolder
+
+
+def normalize_name(name: str) -> str:
+    r"""A dataset's name without case, hyphens and underscores: ``'MKG-W'`` is ``'mkgw'``."""
+    return name.lower().replace('-', '').replace('_', '')
+
+
+#: The datasets that have a name, by normalised name.
+DATASETS: Dict[str, Type[GraphDataset]] = {normalize_name(cls.__name__): cls
+                                           for cls in (Atlas, DB15K)}
+
+
+def resolve(name: str) -> Type[GraphDataset]:
+    r"""The dataset of a name; case, hyphens and underscores do not matter.
+
+    Raises:
+        ValueError: If there is none; the message names what there is and what is similar.
+    """
+    key = normalize_name(name)
+    if key not in DATASETS:
+        close = difflib.get_close_matches(key, DATASETS, n=3)
+        hint = f'; did you mean {" or ".join(map(repr, close))}?' if close else ''
+        raise ValueError(f'Unknown dataset {name!r} (expected one of {sorted(DATASETS)} or a '
+                         f'folder{hint})')
+    return DATASETS[key]
+
+
+def get_dataset(name_or_folder: Union[str, 'os.PathLike[str]'], root: Optional[str] = None,
+                mirror: Optional[str] = None, **kwargs) -> GraphDataset:
+    r"""Load a dataset by its name, or a folder of one's own.
+
+    A name wins over a folder of the same name; ``./atlas`` is the folder.
+
+    Args:
+        name_or_folder (str or os.PathLike): A name, see :func:`resolve`, or a folder, see
+            :class:`~pyg_mmkgc.datasets.MMKGFolder`.
+        root (str, optional): Passed on to datasets that have one. (default: :obj:`None`)
+        mirror (str, optional): Passed on to datasets that have one. (default: :obj:`None`)
+        **kwargs (optional): Passed on.
+
+    Raises:
+        ValueError: If there is no such name and no such folder.
+        FileNotFoundError: If it is a path of a folder that does not exist.
+    """
+    name = os.fspath(name_or_folder)
+    is_path = any(sep in name for sep in (os.sep, os.altsep) if sep) or name in ('.', '..')
+    if is_path or (normalize_name(name) not in DATASETS and os.path.isdir(name)):
+        return MMKGFolder(name, **kwargs)
+    cls = resolve(name)
+    if issubclass(cls, MMKGDataset):
+        kwargs.update(root=root, mirror=mirror)
+    return cls(**kwargs)

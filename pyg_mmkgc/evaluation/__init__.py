@@ -1,0 +1,17 @@
+r"""Ranking, metrics and the evaluation protocol; models are seen through one callable."""
+from pyg_mmkgc.evaluation.evaluator import Evaluation, evaluate, relation_classes
+from pyg_mmkgc.evaluation.metrics import compute_metrics
+from pyg_mmkgc.evaluation.prediction import find_label, predict
+from pyg_mmkgc.evaluation.ranking import Ranks, Scorer, rank
+
+__all__ = classes = [
+    'Evaluation',
+    'Ranks',
+    'Scorer',
+    'compute_metrics',
+    'evaluate',
+    'find_label',
+    'predict',
+    'rank',
+    'relation_classes',
+]

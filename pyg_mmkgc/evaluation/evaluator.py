@@ -1,0 +1,234 @@
+r"""The evaluation protocol: which queries, which candidates, which filter, which groups."""
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from pyg_mmkgc.data import EDGE, TripleIndex, build_index, get_triples, seen_entities, split_names
+from pyg_mmkgc.evaluation.metrics import compute_metrics
+from pyg_mmkgc.evaluation.ranking import Ranks, Scorer, rank
+
+CANDIDATES = ('seen', 'all')
+RELATION_CLASSES = ('1-1', '1-N', 'N-1', 'N-N', 'unseen')
+#: A relation is "N" on a side that has more than this many entities on average.
+MANY = 1.5
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    r"""The ranks of one split, the protocol they were found by, and their metrics.
+
+    Args:
+        split (str): The name of the split.
+        protocol (Dict[str, Any]): How the ranks were found, ready for JSON.
+        ranks (Dict[str, Ranks]): The ranks of the ``'head'`` and of the ``'tail'`` of each
+            triple of the split, in its order.
+        groups (Dict[str, Tuple[torch.Tensor, List[str]]]): Partitions of the triples: the
+            group of each triple, :math:`(T)`, and the name of each group.
+    """
+    split: str
+    protocol: Dict[str, Any]
+    ranks: Dict[str, Ranks]
+    groups: Dict[str, Tuple[Tensor, List[str]]] = field(default_factory=dict)
+
+    def metrics(self, side: str = 'both', mask: Optional[Tensor] = None) -> Dict[str, float]:
+        r"""The metrics (:meth:`compute_metrics`) of ``'head'``, ``'tail'``, or of the ranks of
+        ``'both'`` together, for all triples or those in a boolean :obj:`mask`.
+
+        Raises:
+            ValueError: If there is no such side.
+        """
+        if side not in ('both', *self.ranks):
+            raise ValueError(f"Unknown side {side!r} (expected 'both', 'head' or 'tail')")
+        parts = list(self.ranks.values()) if side == 'both' else [self.ranks[side]]
+        if mask is not None:
+            parts = [part[mask] for part in parts]
+        return compute_metrics(Ranks.cat(parts))
+
+    @property
+    def mrr(self) -> float:
+        r"""The mean reciprocal rank of both sides, by which checkpoints are chosen."""
+        return self.metrics()['mrr']
+
+    def to_dict(self) -> Dict[str, Any]:
+        r"""Everything but the single ranks, in the shape of ``metrics.json``."""
+        out: Dict[str, Any] = {'split': self.split, 'protocol': dict(self.protocol)}
+        for side in ('both', 'head', 'tail'):
+            out[side] = self.metrics(side)
+        for key, (group, names) in self.groups.items():
+            out[key] = {names[i]: self.metrics(mask=group == i) for i in group.unique().tolist()}
+        return out
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}({self.split!r}, mrr={self.mrr:.4f})'
+
+
+@torch.no_grad()
+def evaluate(
+    model: Union[Scorer, Any],
+    data: HeteroData,
+    split: str,
+    *,
+    filter_splits: Optional[Sequence[str]] = None,
+    candidates: Optional[str] = None,
+    batch_size: Optional[int] = None,
+    chunk_size: Optional[int] = None,
+    device: Optional[torch.device] = None,
+    log: bool = False,
+) -> Evaluation:
+    r"""Rank head and tail of each triple of a split by the protocol of this package: filtered,
+    both sides, realistic, one-based (see :meth:`rank`). A triple that the split holds twice
+    counts twice.
+
+    Args:
+        model (Scorer or object): A scorer, or an object with a method ``scorer()`` that
+            returns one. A :class:`torch.nn.Module` is put into evaluation mode meanwhile.
+        data (HeteroData): The graph with its splits.
+        split (str): The split to rank.
+        filter_splits (Sequence[str], optional): The splits whose triples leave the candidates.
+            Without any, ranks are unfiltered. (default: all splits of :obj:`data`)
+        candidates (str, optional): ``'all'`` entities, or those ``'seen'`` in training
+            (default: ``'all'`` for a split whose name starts with ``'inductive'``, else what
+            ``data.candidates`` says, else ``'all'``).
+        batch_size (int, optional): Queries scored at once (default: see :meth:`rank`).
+        chunk_size (int, optional): Entities scored at once (default: see :meth:`rank`).
+        device (torch.device, optional): Where queries are handed to the scorer (default: the
+            device of the module's parameters, for other scorers that of :obj:`data`).
+        log (bool, optional): If set to :obj:`True`, will show a progress bar.
+            (default: :obj:`False`)
+
+    Returns:
+        Evaluation: Ranks and metrics, in total, by side, by relation, by relation class (one or
+        many heads per tail and tails per head in training, ``'unseen'`` without any training
+        triple) and by whether both entities of the triple were seen in training.
+
+    Raises:
+        ValueError: If the split is unknown, :obj:`candidates` is invalid or ``'seen'``
+            although an answer is not, or :obj:`model` is no scorer.
+    """
+    triples = get_triples(data, split)
+    seen = seen_entities(data)
+    num_entities, num_relations = data['entity'].num_nodes, data[EDGE].num_relations
+    candidates = _candidates(data, split, candidates, seen, triples)
+    filter_splits = split_names(data) if filter_splits is None else list(filter_splits)
+    known = (build_index(data, filter_splits) if filter_splits else
+             TripleIndex(*torch.empty(3, 0, dtype=torch.long), num_entities, num_relations))
+
+    head_index, rel_type, tail_index = (
+        x.to(device or _device(model) or x.device) for x in triples)
+    with _evaluating(model):
+        both = rank(
+            _as_scorer(model),
+            torch.cat([tail_index, head_index]),
+            torch.cat([rel_type + num_relations, rel_type]),
+            torch.cat([head_index, tail_index]),
+            known,
+            num_entities=num_entities,
+            candidates=seen if candidates == 'seen' else None,
+            batch_size=batch_size,
+            chunk_size=chunk_size,
+            log=log,
+        )
+
+    head_index, rel_type, tail_index = (x.cpu() for x in triples)
+    is_unseen = ~(seen[head_index] & seen[tail_index])
+    return Evaluation(
+        split=split,
+        protocol={
+            'filtered': len(filter_splits) > 0,
+            'filter_splits': filter_splits,
+            'ties': 'realistic',
+            'sides': ['head', 'tail'],
+            'candidates': candidates,
+            'num_candidates': int(seen.sum()) if candidates == 'seen' else num_entities,
+        },
+        ranks={'head': both[:rel_type.numel()], 'tail': both[rel_type.numel():]},
+        groups={
+            'by_relation': (rel_type, _relation_labels(data)),
+            'by_relation_class': (relation_classes(data)[rel_type], list(RELATION_CLASSES)),
+            'by_seen': (is_unseen.long(), ['seen', 'unseen']),
+        },
+    )
+
+
+def relation_classes(data: HeteroData) -> Tensor:
+    r"""The class of each relation as an index into :obj:`RELATION_CLASSES`, :math:`(R)`.
+
+    A relation is ``'N-...'`` if a tail has more than 1.5 heads on average, and ``'...-N'`` if a
+    head has more than 1.5 tails, counted over distinct training triples, as in the
+    `"Translating Embeddings for Modeling Multi-Relational Data"
+    <https://papers.nips.cc/paper/5071-translating-embeddings-for-modeling-multi-relational-data>`_
+    paper. A relation without any is ``'unseen'``.
+    """
+    num_entities, num_relations = data['entity'].num_nodes, data[EDGE].num_relations
+    index = build_index(data, ['train'])
+    # Keys are (relation, head, tail), those of inverse relations (relation + R, tail, head):
+    num_triples = torch.bincount(index.keys // num_entities**2, minlength=2 * num_relations)
+    num_queries = torch.bincount(index.queries()[1], minlength=2 * num_relations)
+    tails_per_head, heads_per_tail = (num_triples / num_queries).cpu().view(2, -1).unbind(0)
+    out = 2 * (heads_per_tail > MANY).long() + (tails_per_head > MANY).long()
+    return out.masked_fill_(tails_per_head.isnan(), RELATION_CLASSES.index('unseen'))
+
+
+def _candidates(data: HeteroData, split: str, candidates: Optional[str], seen: Tensor,
+                triples: Tuple[Tensor, Tensor, Tensor]) -> str:
+    if candidates is None and split.startswith('inductive'):
+        candidates = 'all'
+    source = "'candidates'" if candidates is not None else "'data.candidates'"
+    if candidates is None:
+        candidates = getattr(data, 'candidates', 'all')
+    if candidates not in CANDIDATES:
+        raise ValueError(f"{source} needs to be 'seen' or 'all' (got {candidates!r})")
+
+    if candidates == 'seen':
+        answers = torch.cat([triples[0], triples[2]]).cpu()
+        unseen = answers[~seen[answers]].unique()
+        if unseen.numel() > 0:
+            entity = int(unseen[0])
+            label = data['entity'].label[entity] if 'label' in data['entity'] else entity
+            raise ValueError(f'{unseen.numel()} entities of split {split!r} are in no training '
+                             f'triple and so no candidates (first: {label!r}); pass '
+                             f"candidates='all' to rank over all entities")
+    return candidates
+
+
+def _as_scorer(model: Any) -> Scorer:
+    scorer = model.scorer() if hasattr(model, 'scorer') else model
+    if not callable(scorer):
+        raise ValueError(f'{type(model).__name__!r} cannot be evaluated (expected a scorer '
+                         f"'(head_index, rel_type, start, stop) -> scores' or an object with a "
+                         f"method 'scorer()')")
+    return scorer
+
+
+def _device(model: Any) -> Optional[torch.device]:
+    if not isinstance(model, torch.nn.Module):
+        return None
+    tensor = next(chain(model.parameters(), model.buffers()), None)
+    return None if tensor is None else tensor.device
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    # The mode is kept for each module, since a part may be frozen in evaluation mode on purpose.
+    modes = {}
+    if isinstance(model, torch.nn.Module):
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _relation_labels(data: HeteroData) -> List[str]:
+    num_relations = data[EDGE].num_relations
+    labels = data[EDGE].label if 'label' in data[EDGE] else list(map(str, range(num_relations)))
+    count = Counter(labels)  # Relations that share a label are told apart by their ids.
+    return [x if count[x] == 1 else f'{x} ({i})' for i, x in enumerate(labels)]

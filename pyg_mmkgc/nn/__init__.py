@@ -1,0 +1,36 @@
+r"""Layers, fusion, information estimators, decoders and models."""
+from pyg_mmkgc.nn.conv import EncodedEntities, MoCMEConv
+from pyg_mmkgc.nn.decoders import (
+    ComplExDecoder,
+    Decoder,
+    DistMultDecoder,
+    RotatEDecoder,
+    TransEDecoder,
+    TuckERDecoder,
+)
+from pyg_mmkgc.nn.experts import ModalityExperts
+from pyg_mmkgc.nn.fusion import CMKF, EntityViews
+from pyg_mmkgc.nn.information import CLUB, InfoNCE, MutualInformation
+from pyg_mmkgc.nn.models import AdditiveComplEx, ComplEx, KGModel, MoCME, MultiModalModel
+
+__all__ = classes = [
+    'CLUB',
+    'CMKF',
+    'AdditiveComplEx',
+    'ComplEx',
+    'ComplExDecoder',
+    'Decoder',
+    'DistMultDecoder',
+    'EncodedEntities',
+    'EntityViews',
+    'InfoNCE',
+    'KGModel',
+    'MoCME',
+    'MoCMEConv',
+    'ModalityExperts',
+    'MultiModalModel',
+    'MutualInformation',
+    'RotatEDecoder',
+    'TransEDecoder',
+    'TuckERDecoder',
+]

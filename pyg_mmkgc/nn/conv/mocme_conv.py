@@ -1,0 +1,211 @@
+from typing import Dict, Mapping, NamedTuple, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+from torch.nn import Embedding
+from torch.utils.checkpoint import checkpoint
+from torch_geometric.nn import MessagePassing
+from torch_geometric.nn.inits import glorot
+from torch_geometric.utils import scatter
+
+from pyg_mmkgc.nn.experts import ModalityExperts
+from pyg_mmkgc.nn.fusion import CMKF, EntityViews
+
+COMPOSITIONS = ('mult', 'add')
+
+
+class EncodedEntities(NamedTuple):
+    r"""Entities as :meth:`MoCMEConv.encode` sees them: their views, and the relation-free part of
+    each modality's gate logits."""
+    views: EntityViews
+    gate_logits: Dict[str, Tensor]
+
+    def select(self, index: Tensor) -> 'EncodedEntities':
+        r"""The rows of the given entities."""
+        *parts, reference = self.views
+        return EncodedEntities(EntityViews(*(part[index] for part in parts), reference),
+                               {m: logits[index] for m, logits in self.gate_logits.items()})
+
+
+class MoCMEConv(MessagePassing):
+    r"""The fusion of MoCME (`"Complementarity-driven Representation Learning for Multi-modal
+    Knowledge Graph Completion"
+    <https://arxiv.org/abs/2507.20620>`_) as a message passing layer over a multi-modal knowledge
+    graph. In our reconstruction each neighbour :math:`j` is fused under the relation of its edge,
+
+    .. math::
+        h_i = h(i) + \frac{1}{|\mathcal{N}(i)|} \sum_{(j, r) \in \mathcal{N}(i)}
+        h(j \mid r) \circ z_r ,
+
+    where :math:`h(j \mid r)` comes from :class:`~pyg_mmkgc.nn.experts.ModalityExperts` and
+    :class:`~pyg_mmkgc.nn.fusion.CMKF`, :math:`h(i)` is the relation-free joint view, and
+    :math:`\circ` is a product or a sum with a learned vector of the relation. Without edges the
+    layer is the paper's entity-wise fusion.
+
+    Edges are worked on in chunks (recomputed in the backward pass), so that memory does not grow
+    with the number of edges times experts: :math:`\mathcal{O}(\textrm{chunk} \cdot J \cdot F)` for
+    :math:`J` views over all modalities.
+
+    Args:
+        in_channels (Dict[str, int]): Size of the raw feature of each modality.
+        out_channels (int): Size of each view and of the output.
+        num_relations (int): The number of original relations :math:`R`; edge types up to
+            :math:`2R` (inverse relations) are understood.
+        num_experts (int or Dict[str, int], optional): The number of experts, for all modalities or
+            for each. (default: :obj:`3`)
+        composition (str, optional): :obj:`"mult"` or :obj:`"add"`. (default: :obj:`"mult"`)
+        dropout (float or Dict[str, float], optional): Dropout on raw features, for all modalities
+            or for each. (default: :obj:`0.0`)
+        noise (float, optional): Noise of the gates in training. (default: :obj:`0.0`)
+        relation_bias (bool, optional): See :class:`ModalityExperts`. (default: :obj:`True`)
+        chunk_size (int, optional): The number of edges worked on at a time.
+            (default: :obj:`32768`)
+        fusion_kwargs (dict, optional): Further arguments of :class:`CMKF`.
+            (default: :obj:`None`)
+        **kwargs (optional): Further arguments of
+            :class:`~torch_geometric.nn.conv.MessagePassing`.
+
+    Shapes:
+        - **input:** for each modality features :math:`(N, F_m)` and mask :math:`(N)`,
+          edge indices :math:`(2, E)`, edge types :math:`(E)`
+        - **output:** joint views :math:`(N, F_{out})`
+
+    Raises:
+        ValueError: If :obj:`composition` is unknown, or a modality is unknown or absent.
+    """
+    def __init__(self, in_channels: Dict[str, int], out_channels: int, num_relations: int,
+                 num_experts: Union[int, Dict[str, int]] = 3, composition: str = 'mult',
+                 dropout: Union[float, Dict[str, float]] = 0.0, noise: float = 0.0,
+                 relation_bias: bool = True, chunk_size: int = 32768,
+                 fusion_kwargs: Optional[dict] = None, **kwargs):
+        kwargs.setdefault('aggr', 'sum')  # Divided by the degree after the last chunk.
+        super().__init__(**kwargs)
+        if composition not in COMPOSITIONS:
+            raise ValueError(f"Unknown 'composition' {composition!r} (expected one of "
+                             f'{list(COMPOSITIONS)})')
+        self.in_channels = {m: in_channels[m] for m in sorted(in_channels)}
+        self.out_channels = out_channels
+        self.num_relations = num_relations
+        self.composition = composition
+        self.chunk_size = chunk_size
+
+        num_experts = self._per_modality('num_experts', num_experts)
+        dropout = self._per_modality('dropout', dropout)
+        self.experts = torch.nn.ModuleDict({
+            m: ModalityExperts(channels, out_channels, num_experts[m], num_relations, dropout[m],
+                               noise, relation_bias)
+            for m, channels in self.in_channels.items()
+        })
+        self.fusion = CMKF(num_experts, out_channels, num_relations, **(fusion_kwargs or {}))
+        self.relation = Embedding(2 * num_relations, out_channels)
+        self.reset_parameters()
+
+    def _per_modality(self, name: str, value):
+        if not isinstance(value, Mapping):
+            return {m: value for m in self.in_channels}
+        if set(value) != set(self.in_channels):
+            raise ValueError(f'{name!r} names {sorted(value)} (expected the modalities '
+                             f'{list(self.in_channels)})')
+        return value
+
+    def reset_parameters(self):
+        r"""Resets all learnable parameters of the module and empties the reference bank."""
+        super().reset_parameters()
+        for experts in self.experts.values():
+            experts.reset_parameters()
+        self.fusion.reset_parameters()
+        glorot(self.relation.weight)
+
+    def encode(self, x_dict: Mapping[str, Tensor],
+               mask_dict: Optional[Mapping[str, Tensor]] = None) -> EncodedEntities:
+        r"""Everything about the entities that no relation and no edge changes.
+
+        Args:
+            x_dict (Mapping[str, torch.Tensor]): For each modality, raw features :math:`(N, F_m)`.
+            mask_dict (Mapping[str, torch.Tensor], optional): For each modality, whether an entity
+                has it, :math:`(N)`; a modality without a mask is there for all entities.
+                (default: :obj:`None`)
+        """
+        if set(x_dict) != set(self.in_channels):
+            raise ValueError(f"'x_dict' holds the modalities {sorted(x_dict)} (expected "
+                             f'{list(self.in_channels)})')
+        views, logits, masks = {}, {}, {}
+        for m, experts in self.experts.items():
+            x = x_dict[m]
+            mask = (mask_dict or {}).get(m)
+            if mask is None:
+                mask = torch.ones(x.size(0), dtype=torch.bool, device=x.device)
+            # What stands in a missing row must not matter, not even a NaN:
+            x = torch.where(mask.unsqueeze(-1), x, x.new_zeros(()))
+            views[m], logits[m] = experts(x)
+            masks[m] = mask
+        return EncodedEntities(self.fusion(views, masks), logits)
+
+    def weights(self, encoded: EncodedEntities,
+                rel_type: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        r"""Weights of views :math:`(B, J)` and modalities :math:`(B, M)`, see :meth:`CMKF.weights`."""
+        logits = {m: experts.gate_logits(encoded.gate_logits[m], rel_type)
+                  for m, experts in self.experts.items()}
+        return self.fusion.weights(encoded.views, logits, rel_type)
+
+    def joint(self, encoded: EncodedEntities, rel_type: Optional[Tensor] = None) -> Tensor:
+        r"""The joint view :math:`h(e \mid r)` of each encoded entity, or :math:`h(e)` without
+        relations, :math:`(B, F_{out})`."""
+        return self.fusion.fuse(encoded.views, self.weights(encoded, rel_type)[0])
+
+    def forward(self, x_dict: Mapping[str, Tensor], edge_index: Optional[Tensor] = None,
+                edge_type: Optional[Tensor] = None,
+                mask_dict: Optional[Mapping[str, Tensor]] = None) -> Tensor:
+        r"""Runs the layer.
+
+        Args:
+            x_dict (Mapping[str, torch.Tensor]): For each modality, raw features :math:`(N, F_m)`.
+            edge_index (torch.Tensor, optional): Edges :math:`(2, E)`. (default: :obj:`None`)
+            edge_type (torch.Tensor, optional): Their relations :math:`(E)`.
+                (default: :obj:`None`)
+            mask_dict (Mapping[str, torch.Tensor], optional): For each modality, whether an entity
+                has it, :math:`(N)`. (default: :obj:`None`)
+        """
+        encoded = self.encode(x_dict, mask_dict)
+        out = self.joint(encoded)
+        if edge_index is None or edge_index.size(1) == 0:
+            return out
+        return out + self.neighbours(encoded, edge_index, edge_type)
+
+    def neighbours(self, encoded: EncodedEntities, edge_index: Tensor, edge_type: Tensor,
+                   edge_weight: Optional[Tensor] = None) -> Tensor:
+        r"""The weighted mean of the messages at each entity, :math:`(N, F_{out})`.
+
+        Args:
+            encoded (EncodedEntities): The entities, from :meth:`encode`.
+            edge_index (torch.Tensor): Edges :math:`(2, E)`.
+            edge_type (torch.Tensor): Their relations :math:`(E)`.
+            edge_weight (torch.Tensor, optional): Their weights :math:`(E)`, 0 to leave one out
+                without changing any shape. (default: :obj:`None`)
+        """
+        num_entities = encoded.views.mask.size(0)
+        if edge_weight is None:
+            edge_weight = encoded.views.views.new_ones(edge_index.size(1))
+
+        def run(index: Tensor, rel_type: Tensor, weight: Tensor) -> Tensor:
+            message = self.message(encoded.select(index[0]), rel_type) * weight.unsqueeze(-1)
+            return self.aggregate(message, index[1], dim_size=num_entities)
+
+        out = encoded.views.views.new_zeros(num_entities, self.out_channels)
+        chunks = [part.split(self.chunk_size, dim=-1)
+                  for part in (edge_index, edge_type, edge_weight)]
+        for chunk in zip(*chunks):
+            # The messages of a chunk are made again in the backward pass instead of kept:
+            out = out + (checkpoint(run, *chunk, use_reentrant=False)
+                         if torch.is_grad_enabled() and len(chunks[0]) > 1 else run(*chunk))
+        degree = scatter(edge_weight, edge_index[1], dim=0, dim_size=num_entities, reduce='sum')
+        return out / degree.clamp(min=1).unsqueeze(-1)
+
+    def message(self, neighbour: EncodedEntities, rel_type: Tensor) -> Tensor:
+        joint = self.joint(neighbour, rel_type)  # [E, C]
+        relation = self.relation(rel_type)
+        return joint * relation if self.composition == 'mult' else joint + relation
+
+    def __repr__(self) -> str:
+        return (f'{self.__class__.__name__}({self.in_channels}, {self.out_channels}, '
+                f'num_relations={self.num_relations})')

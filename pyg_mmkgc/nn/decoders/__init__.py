@@ -1,0 +1,16 @@
+r"""Score functions over vectors; a decoder owns all that belongs to relations."""
+from pyg_mmkgc.nn.decoders.base import Decoder
+from pyg_mmkgc.nn.decoders.complex import ComplExDecoder
+from pyg_mmkgc.nn.decoders.distmult import DistMultDecoder
+from pyg_mmkgc.nn.decoders.rotate import RotatEDecoder
+from pyg_mmkgc.nn.decoders.transe import TransEDecoder
+from pyg_mmkgc.nn.decoders.tucker import TuckERDecoder
+
+__all__ = classes = [
+    'ComplExDecoder',
+    'Decoder',
+    'DistMultDecoder',
+    'RotatEDecoder',
+    'TransEDecoder',
+    'TuckERDecoder',
+]

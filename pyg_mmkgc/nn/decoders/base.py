@@ -1,0 +1,140 @@
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.nn import Embedding
+
+
+class Decoder(torch.nn.Module):
+    r"""The base class of all decoders: a score function over vectors of entities.
+
+    A decoder turns head and relation into a query, and compares the query with a tail:
+
+    .. math::
+        s(h, r, t) = \langle \mathbf{q}(\mathbf{h}, r), \mathbf{t} \rangle,
+
+    where higher is better. Where the vectors come from is not its business; relation
+    parameters are. Relation :math:`r + R` is the inverse of relation :math:`r` and has a row of
+    its own, so that heads are asked for as :math:`(t, r + R, ?)`.
+
+    A subclass implements :meth:`query`; one that compares by something else than a dot product
+    also overrides :meth:`score` and :meth:`score_all`, which have to agree.
+
+    Args:
+        num_relations (int): The number of original relations :math:`R`.
+        channels (int): Size of the vectors of entities :math:`C`.
+        relation_channels (int, optional): Size of a row of the relation table
+            (default: :obj:`channels`).
+
+    Raises:
+        ValueError: If a size is not positive.
+    """
+    def __init__(self, num_relations: int, channels: int,
+                 relation_channels: Optional[int] = None):
+        super().__init__()
+        relation_channels = channels if relation_channels is None else relation_channels
+        for name, size in (('num_relations', num_relations), ('channels', channels),
+                           ('relation_channels', relation_channels)):
+            if size < 1:
+                raise ValueError(f"{name!r} needs to be positive in '{self.__class__.__name__}' "
+                                 f"(got {size})")
+        self.num_relations = num_relations
+        self.channels = channels
+        self.relation_channels = relation_channels
+        self.rel_emb = Embedding(2 * num_relations, relation_channels)
+
+    def reset_parameters(self):
+        r"""Resets all learnable parameters of the module."""
+        self.rel_emb.reset_parameters()
+
+    def relation(self, rel_type: Tensor) -> Tensor:
+        r"""The vectors of the given relations ``[B]``, ``[B, relation_channels]``."""
+        return self.rel_emb(rel_type)
+
+    def query(self, head: Tensor, rel_type: Tensor) -> Tensor:
+        r"""What a tail is compared with.
+
+        Shapes:
+            - **head:** :math:`(B, C)`
+            - **rel_type:** :math:`(B)`, ids below :math:`2R`
+            - **output:** :math:`(B, C)`
+        """
+        raise NotImplementedError
+
+    def score(self, query: Tensor, tail: Tensor) -> Tensor:
+        r"""Compares queries with tails, broadcasting all dimensions but the last.
+
+        Shapes:
+            - **query**, **tail:** :math:`(*, C)`
+            - **output:** :math:`(*)`
+        """
+        return (query * tail).sum(dim=-1)
+
+    def score_all(self, query: Tensor, candidates: Tensor) -> Tensor:
+        r"""Compares each query with each candidate, without a :math:`(B, N, C)` tensor.
+
+        Shapes:
+            - **query:** :math:`(B, C)`
+            - **candidates:** :math:`(N, C)`
+            - **output:** :math:`(B, N)`
+        """
+        return query @ candidates.t()
+
+    def forward(self, head: Tensor, rel_type: Tensor, tail: Tensor) -> Tensor:
+        r"""The score of each triple.
+
+        Shapes:
+            - **head**, **tail:** :math:`(B, C)`
+            - **rel_type:** :math:`(B)`, ids below :math:`2R`
+            - **output:** :math:`(B)`
+        """
+        return self.score(self.query(head, rel_type), tail)
+
+    def regularization(self, head: Tensor, rel_type: Tensor, tail: Tensor) -> Tensor:
+        r"""The nuclear 3-norm (N3) of `"Canonical Tensor Decomposition for Knowledge Base
+        Completion" <https://arxiv.org/abs/1806.07297>`_, mean over the batch:
+
+        .. math::
+            \frac{1}{B} \sum_{(h, r, t)} \sum_i |h_i|^3 + |r_i|^3 + |t_i|^3
+
+        Same norm in every decoder, so that one weight has one meaning; moduli are complex
+        where the decoder is. Shapes are those of :meth:`forward`; the output is a scalar.
+        """
+        return sum(self.cubes(x).sum(dim=-1).mean()
+                   for x in (head, self.relation(rel_type), tail))
+
+    @staticmethod
+    def cubes(x: Tensor) -> Tensor:
+        r"""The cubed moduli of the coordinates of :obj:`x`."""
+        return x.abs()**3
+
+    def __repr__(self) -> str:
+        return (f'{self.__class__.__name__}(num_relations={self.num_relations}, '
+                f'channels={self.channels})')
+
+
+class ComplexSpaceDecoder(Decoder):
+    r"""A decoder over complex vectors, stored as real halves followed by imaginary halves.
+
+    Raises:
+        ValueError: If :obj:`channels` is odd.
+    """
+    def __init__(self, num_relations: int, channels: int,
+                 relation_channels: Optional[int] = None):
+        if channels % 2 != 0:
+            raise ValueError(f"'channels' needs to be even in '{self.__class__.__name__}', real "
+                             f"and imaginary halves (got {channels})")
+        super().__init__(num_relations, channels, relation_channels)
+
+    def query(self, head: Tensor, rel_type: Tensor) -> Tensor:
+        # The complex product, coordinate by coordinate.
+        head_re, head_im = head.chunk(2, dim=-1)
+        rel_re, rel_im = self.relation(rel_type).chunk(2, dim=-1)  # [B, C / 2] each.
+        return torch.cat([head_re * rel_re - head_im * rel_im,
+                          head_re * rel_im + head_im * rel_re], dim=-1)
+
+    @staticmethod
+    def cubes(x: Tensor) -> Tensor:
+        re, im = x.chunk(2, dim=-1)
+        # Not `sqrt`, whose gradient at zero is infinite.
+        return (re**2 + im**2)**1.5

@@ -1,0 +1,108 @@
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import Parameter
+from torch.utils.checkpoint import checkpoint
+
+from pyg_mmkgc.nn.decoders.base import Decoder
+
+#: Elements of the largest intermediate tensor of :meth:`TuckERDecoder.query` (256 MB in float32).
+MAX_NUMEL = 2**26
+#: Fewest rows of a tile; smaller ones leave the matrix units idle.
+MIN_TILE = 16
+
+
+class TuckERDecoder(Decoder):
+    r"""The score function of `"TuckER: Tensor Factorization for Knowledge Graph Completion"
+    <https://arxiv.org/abs/1901.09590>`_:
+
+    .. math::
+        s(h, r, t) = \sum_{k, i, j} W_{k i j} \, r_k \, h_i \, t_j
+
+    The matrix :math:`\mathbf{M}_r = \sum_k r_k \mathbf{W}_k` depends on the relation alone.
+    :meth:`query` never builds one matrix per row of the batch, and never waits for the host:
+
+    * With at most as many relations as rows (:math:`2R \le B`), all :math:`\mathbf{M}_r` are one
+      product. Rows are sorted by relation into tiles of one relation each; since the number of
+      tiles is at most :math:`2R + B / T` for tiles of :math:`T` rows, shapes do not depend on
+      the data. About :math:`2R d_r C^2 + 2 B C^2` multiplications (per row:
+      :math:`B d_r C^2`), in :math:`O(R C^2)` memory.
+    * Otherwise, or if those matrices exceed 256 MB, :math:`\sum_k r_k (\mathbf{h} \mathbf{W}_k)`
+      in chunks of :math:`k`, which are computed again in the backward pass:
+      :math:`B d_r C^2` multiplications in bounded memory.
+
+    Both agree within rounding. Batch normalisation, which the authors use, is left out: it would
+    let a score depend on the batch.
+
+    Args:
+        num_relations (int): The number of original relations :math:`R`.
+        channels (int): Size of the vectors of entities :math:`C`.
+        relation_channels (int, optional): Size of the vectors of relations :math:`d_r`
+            (default: :obj:`channels`).
+        input_dropout (float, optional): Dropout of the head (default: :obj:`0.0`).
+        hidden_dropout (float, optional): Dropout of the query (default: :obj:`0.0`).
+
+    Raises:
+        ValueError: If a size is not positive or a dropout is not in :math:`[0, 1)`.
+    """
+    def __init__(self, num_relations: int, channels: int, relation_channels: Optional[int] = None,
+                 input_dropout: float = 0.0, hidden_dropout: float = 0.0):
+        super().__init__(num_relations, channels, relation_channels)
+        for name, p in (('input_dropout', input_dropout), ('hidden_dropout', hidden_dropout)):
+            if not 0 <= p < 1:
+                raise ValueError(f"{name!r} needs to be in [0, 1) in 'TuckERDecoder' (got {p})")
+        self.input_dropout = input_dropout
+        self.hidden_dropout = hidden_dropout
+        self.core = Parameter(torch.empty(self.relation_channels, channels, channels))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        # A query has the variance of its head.
+        torch.nn.init.normal_(self.rel_emb.weight, std=self.relation_channels**-0.5)
+        torch.nn.init.normal_(self.core, std=self.channels**-0.5)
+
+    def query(self, head: Tensor, rel_type: Tensor) -> Tensor:
+        head = F.dropout(head, self.input_dropout, self.training)
+        num_rows = 2 * self.num_relations
+        if num_rows <= head.size(0) and num_rows * self.channels**2 <= MAX_NUMEL:
+            out = self._query_by_relation(head, rel_type)
+        else:
+            out = self._query_by_channel(head, self.relation(rel_type))
+        return F.dropout(out, self.hidden_dropout, self.training)
+
+    def _query_by_relation(self, head: Tensor, rel_type: Tensor) -> Tensor:
+        num_rows, device = 2 * self.num_relations, head.device
+        matrix = (self.rel_emb.weight @ self.core.flatten(1)).view(num_rows, *self.core.shape[1:])
+
+        size = max(MIN_TILE, head.size(0) // num_rows)
+        num_tiles = num_rows + head.size(0) // size  # An upper bound.
+        sorted_type, perm = rel_type.sort()
+        bounds = torch.searchsorted(sorted_type, torch.arange(num_rows + 1, device=device))
+        last = ((bounds.diff() + size - 1) // size).cumsum(0)  # One past the last tile, [2R].
+        first = F.pad(last, (1, -1))
+        tile_type = torch.searchsorted(last, torch.arange(num_tiles, device=device), right=True)
+        tile_type = tile_type.clamp(max=num_rows - 1)  # Tiles that no relation needs.
+
+        rank = torch.arange(head.size(0), device=device) - bounds[sorted_type]
+        slot = first[sorted_type] * size + rank  # Of each row in sorted order, [B].
+        tiles = head.new_zeros(num_tiles * size, self.channels).index_copy(0, slot, head[perm])
+        out = tiles.view(num_tiles, size, -1) @ matrix[tile_type]  # [num_tiles, size, C]
+        slot = torch.empty_like(slot).scatter_(0, perm, slot)
+        return out.flatten(0, 1)[slot]
+
+    def _query_by_channel(self, head: Tensor, relation: Tensor) -> Tensor:
+        def partial(head: Tensor, relation: Tensor, core: Tensor) -> Tensor:
+            outer = relation.unsqueeze(-1) * head.unsqueeze(1)  # [B, size, C]
+            return outer.flatten(1) @ core.flatten(0, 1)  # [B, C]
+
+        size = max(1, MAX_NUMEL // max(1, head.numel()))
+        return sum(
+            checkpoint(partial, head, rel, core, use_reentrant=False, preserve_rng_state=False)
+            for rel, core in zip(relation.split(size, dim=1), self.core.split(size),
+                                 strict=True))
+
+    def __repr__(self) -> str:
+        return (f'{self.__class__.__name__}(num_relations={self.num_relations}, '
+                f'channels={self.channels}, relation_channels={self.relation_channels})')

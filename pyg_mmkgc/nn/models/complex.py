@@ -1,0 +1,45 @@
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.nn import Embedding
+
+from pyg_mmkgc.nn.decoders import ComplExDecoder
+from pyg_mmkgc.nn.models.base import KGModel
+
+
+class ComplEx(KGModel):
+    r"""Structure-only ComplEx (`"Complex Embeddings for Simple Link Prediction"
+    <https://arxiv.org/abs/1606.06357>`_) as it should be trained (`"Canonical Tensor Decomposition
+    for Knowledge Base Completion" <https://arxiv.org/abs/1806.07297>`_): inverse relations, softmax
+    over all entities, N3. The baseline that any use of modalities has to beat.
+
+    Args:
+        num_entities (int): The number of entities.
+        num_relations (int): The number of original relations :math:`R`.
+        hidden_channels (int, optional): Twice the rank: real and imaginary parts.
+            (default: :obj:`400`)
+        init_scale (float, optional): Standard deviation of the initial vectors.
+            (default: :obj:`1e-3`)
+        **kwargs (optional): Further arguments of :class:`KGModel`.
+    """
+    def __init__(self, num_entities: int, num_relations: int, hidden_channels: int = 400,
+                 init_scale: float = 1e-3, **kwargs):
+        super().__init__(num_entities, num_relations, hidden_channels,
+                         ComplExDecoder(num_relations, hidden_channels, init_scale), **kwargs)
+        self.init_scale = init_scale
+        self.structure = Embedding(num_entities, hidden_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        super().reset_parameters()
+        torch.nn.init.normal_(self.structure.weight, std=self.init_scale)
+
+    def encode(self, index: Optional[Tensor] = None) -> Tensor:
+        return self.structure.weight if index is None else self.structure(index)
+
+    def heads(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:
+        return encoded[row]
+
+    def candidates(self, encoded: Tensor) -> Tensor:
+        return encoded

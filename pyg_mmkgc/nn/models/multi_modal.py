@@ -1,0 +1,147 @@
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor
+from torch.nn import Embedding
+from torch_geometric.data import HeteroData
+
+from pyg_mmkgc.data import STRUCTURE, modality_dicts
+from pyg_mmkgc.nn.decoders import Decoder
+from pyg_mmkgc.nn.models.base import KGModel
+
+
+class MultiModalModel(KGModel):
+    r"""The base class of models that see an entity through several modalities, one of which may be
+    ``'structure'``: a learned table, which entities never seen in training lack.
+
+    Features are buffers, set once by :meth:`attach` and not part of the saved model. In training
+    a modality of an entity is dropped with probability :math:`p_m` (*modality dropout*), so that
+    the others learn to stand alone; the last one of an entity is never dropped.
+
+    Args:
+        num_entities (int): The number of entities.
+        num_relations (int): The number of original relations :math:`R`.
+        hidden_channels (int): Size of the vectors that are compared.
+        decoder (Decoder): The score function.
+        in_channels (Dict[str, int]): Size of the raw feature of each modality.
+        structure_channels (int, optional): Size of a row of the learned table, 0 for no table.
+            (default: :obj:`hidden_channels`)
+        modality_dropout (float or Dict[str, float], optional): The probability :math:`p_m`, for
+            all modalities or for some of them by name. (default: :obj:`0.0`)
+        init_scale (float, optional): Standard deviation of the initial table.
+            (default: :obj:`1e-3`)
+        **kwargs (optional): Further arguments of :class:`KGModel`.
+
+    Raises:
+        ValueError: If a modality is unknown, a probability is out of range, or there is neither a
+            modality nor structure.
+    """
+    def __init__(self, num_entities: int, num_relations: int, hidden_channels: int,
+                 decoder: Decoder, in_channels: Mapping[str, int],
+                 structure_channels: Optional[int] = None,
+                 modality_dropout: Union[float, Dict[str, float]] = 0.0,
+                 init_scale: float = 1e-3, **kwargs):
+        super().__init__(num_entities, num_relations, hidden_channels, decoder, **kwargs)
+        if structure_channels is None:
+            structure_channels = hidden_channels
+        if STRUCTURE in in_channels:
+            raise ValueError(f"'in_channels' must not name {STRUCTURE!r}, which is the learned "
+                             f"table; use 'structure_channels'")
+        self.in_channels = {m: in_channels[m] for m in sorted(in_channels)}
+        self.structure_channels = structure_channels
+        self.init_scale = init_scale
+        if structure_channels > 0:
+            self.structure = Embedding(num_entities, structure_channels)
+        self.channels = dict(self.in_channels)
+        if structure_channels > 0:
+            self.channels[STRUCTURE] = structure_channels
+        if not self.channels:
+            raise ValueError('the model has neither a modality nor structure')
+
+        self.modality_dropout = self.per_modality('modality_dropout', modality_dropout, 0.0)
+        for m, p in self.modality_dropout.items():
+            if not 0 <= p < 1:
+                raise ValueError(f"'modality_dropout' of {m!r} needs to be in [0, 1) (got {p})")
+        for m, channels in self.in_channels.items():
+            self.register_buffer(f'x_{m}', torch.zeros(num_entities, channels), persistent=False)
+            self.register_buffer(f'mask_{m}', torch.zeros(num_entities, dtype=torch.bool),
+                                 persistent=False)
+
+    def per_modality(self, name: str, value, default) -> Dict:
+        r"""An argument given for all modalities, or for some of them by name, as a full
+        dictionary."""
+        if not isinstance(value, Mapping):
+            return dict.fromkeys(self.channels, value)
+        unknown = set(value) - set(self.channels)
+        if unknown:
+            raise ValueError(f'{name!r} names the unknown modality {sorted(unknown)[0]!r} '
+                             f'(expected some of {list(self.channels)})')
+        return {m: value.get(m, default) for m in self.channels}
+
+    @classmethod
+    def from_data(cls, data: HeteroData, modalities: Optional[Sequence[str]] = None,
+                  **kwargs) -> 'MultiModalModel':
+        r"""Build a model for a graph, in one call.
+
+        Args:
+            data (HeteroData): The graph.
+            modalities (Sequence[str], optional): The modalities to use. (default: all there are)
+            **kwargs: Arguments of the model other than those that the graph determines.
+        """
+        x_dict, _ = modality_dicts(data)
+        if modalities is None:
+            modalities = list(x_dict)
+        for m in modalities:
+            if m not in x_dict:
+                raise ValueError(f'Unknown modality {m!r} (expected some of {list(x_dict)})')
+        return super().from_data(data, in_channels={m: x_dict[m].size(1) for m in modalities},
+                                 **kwargs)
+
+    def attach(self, data: HeteroData) -> 'MultiModalModel':
+        x_dict, mask_dict = modality_dicts(data)
+        for m, channels in self.in_channels.items():
+            if m not in x_dict or x_dict[m].size(1) != channels:
+                got = f'{x_dict[m].size(1)} channels' if m in x_dict else 'none'
+                raise ValueError(f'modality {m!r} of the data has {got} (expected {channels} '
+                                 f'channels)')
+        super().attach(data)
+        for m in self.in_channels:
+            device = self.seen.device
+            setattr(self, f'x_{m}', x_dict[m].to(device, torch.get_default_dtype()))
+            setattr(self, f'mask_{m}', mask_dict[m].to(device))
+        return self
+
+    def reset_parameters(self):
+        super().reset_parameters()
+        if self.structure_channels > 0:
+            torch.nn.init.normal_(self.structure.weight, std=self.init_scale)
+
+    @property
+    def modalities(self) -> List[str]:
+        r"""All modalities, sorted, structure included."""
+        return sorted(self.channels)
+
+    def inputs(self, index: Optional[Tensor] = None) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
+        r"""Raw features and masks of entities, in training after modality dropout.
+
+        Args:
+            index (torch.Tensor, optional): Entity ids. (default: all entities)
+        """
+        x_dict, mask_dict = {}, {}
+        for m in self.modalities:
+            if m == STRUCTURE:
+                x, mask = self.structure.weight, self.seen
+            else:
+                x, mask = getattr(self, f'x_{m}'), getattr(self, f'mask_{m}')
+            x_dict[m] = x if index is None else x[index]
+            mask_dict[m] = mask if index is None else mask[index]
+        if self.training and any(p > 0 for p in self.modality_dropout.values()):
+            mask_dict = self._drop(mask_dict)
+        return x_dict, mask_dict
+
+    def _drop(self, mask_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        mask = torch.stack([mask_dict[m] for m in self.modalities], dim=1)  # [N, M]
+        p = torch.tensor([self.modality_dropout[m] for m in self.modalities], device=mask.device)
+        kept = mask & (torch.rand(mask.shape, device=mask.device) >= p)
+        kept = torch.where(kept.any(dim=1, keepdim=True), kept, mask)
+        return dict(zip(self.modalities, kept.unbind(1)))
