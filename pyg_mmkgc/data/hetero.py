@@ -1,4 +1,4 @@
-r"""A multi-modal knowledge graph as :class:`~torch_geometric.data.HeteroData`, and its parts by name.
+r"""A multi-modal knowledge graph as :class:`~torch_geometric.data.HeteroData`, and its parts.
 
 One node type ``'entity'``, one edge type :data:`EDGE`. A *modality* is any float key ``k`` of the
 node store that has a boolean ``k_mask`` beside it; no other code decides what a modality is.
@@ -87,7 +87,8 @@ def set_modality(data: HeteroData, name: str, x: Tensor, mask: Optional[Tensor] 
         raise ValueError(f'modality name {STRUCTURE!r} is kept for the learned table')
     if not name.isidentifier() or name.endswith('_mask') or name in ('num_nodes', 'label'):
         raise ValueError(f'modality name {name!r} is not usable as an attribute of the data '
-                         f"(expected a Python identifier other than 'label', 'num_nodes', '*_mask')")
+                         f'(expected a Python identifier other than "label", "num_nodes", '
+                         f'"*_mask")')
     if x.dim() != 2 or x.size(0) != num_entities:
         raise ValueError(f'modality {name!r} needs one row for each of {num_entities} entities '
                          f'(got shape {list(x.shape)})')
@@ -102,8 +103,9 @@ def set_modality(data: HeteroData, name: str, x: Tensor, mask: Optional[Tensor] 
     bad = ~torch.isfinite(x).all(dim=-1)
     if bool(bad.any()):
         row = int(bad.nonzero()[0, 0])
+        label = f', entity {data["entity"].label[row]!r}' if 'label' in data['entity'] else ''
         raise ValueError(f'modality {name!r} has NaN or infinite values in {int(bad.sum())} rows '
-                         f'(first: row {row}, entity {data["entity"].label[row]!r})')
+                         f'(first: row {row}{label})')
     data['entity'][name] = x
     data['entity'][f'{name}_mask'] = mask
 
@@ -148,8 +150,10 @@ def get_triples(data: HeteroData, split: str) -> Triples:
 def build_index(data: HeteroData, splits: Optional[Sequence[str]] = None) -> TripleIndex:
     r"""The :class:`TripleIndex` over the named splits (default: all that there are)."""
     splits = split_names(data) if splits is None else splits
+    if len(splits) == 0:
+        raise ValueError("'splits' is empty")
     parts = [get_triples(data, s) for s in splits]
-    head_index, rel_type, tail_index = (torch.cat(part) for part in zip(*parts))
+    head_index, rel_type, tail_index = (torch.cat(part) for part in zip(*parts, strict=True))
     return TripleIndex(head_index, rel_type, tail_index, data['entity'].num_nodes,
                        data[EDGE].num_relations)
 

@@ -27,13 +27,17 @@ class TripleIndex:
         num_relations (int): The number of original relations :math:`R`.
 
     Raises:
-        ValueError: If an id is out of range or :math:`2RN^2` exceeds 64 bits.
+        ValueError: If an id is out of range, lengths differ or :math:`2RN^2` exceeds 64 bits.
     """
     def __init__(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor,
                  num_entities: int, num_relations: int):
         if 2 * num_relations * num_entities**2 > MAX_KEY:
             raise ValueError(f'{num_entities} entities and {num_relations} relations do not fit '
                              f'into 64-bit triple keys')
+        if not head_index.shape == rel_type.shape == tail_index.shape:
+            raise ValueError(f"'head_index', 'rel_type' and 'tail_index' need one length (got "
+                             f'{list(head_index.shape)}, {list(rel_type.shape)} and '
+                             f'{list(tail_index.shape)})')
         check_ids('head_index', head_index, num_entities)
         check_ids('rel_type', rel_type, num_relations)
         check_ids('tail_index', tail_index, num_entities)

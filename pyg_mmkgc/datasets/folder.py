@@ -104,18 +104,15 @@ def _label_graph(folder: Path) -> HeteroData:
 
 
 def _to_ids(path: Path, rows: Rows, entity_id: Dict[str, int], rel_id: Dict[str, int]) -> Tensor:
-    try:
-        return torch.tensor([[entity_id[h], rel_id[r], entity_id[t]] for _, (h, r, t) in rows])
-    except KeyError:
-        for i, (head, relation, tail) in rows:
-            for label in (head, tail):
-                if label not in entity_id:
-                    raise ValueError(f"{path}:{i}: entity {label!r} is not listed in "
-                                     f"'entities.txt'") from None
-            if relation not in rel_id:
-                raise ValueError(f"{path}:{i}: relation {relation!r} is not listed in "
-                                 f"'relations.txt'") from None
-        raise
+    triples = []
+    for i, (head, relation, tail) in rows:
+        for kind, label, ids in [('entity', head, entity_id), ('relation', relation, rel_id),
+                                 ('entity', tail, entity_id)]:
+            if label not in ids:
+                listing = 'entities.txt' if kind == 'entity' else 'relations.txt'
+                raise ValueError(f"{path}:{i}: {kind} {label!r} is not listed in '{listing}'")
+        triples.append([entity_id[head], rel_id[relation], entity_id[tail]])
+    return torch.tensor(triples)
 
 
 def _find(folder: Path, stems: List[str]) -> Path:

@@ -133,7 +133,8 @@ class EGNS(TripleNegativeSampling):
 
         device = None if self.candidates is None else self.candidates.device
         self.running_entropy = torch.empty(num_entities, device=device)
-        self.count = torch.empty(num_entities, device=device)  # Of unmasked negatives so far.
+        # Of unmasked negatives so far; single precision would stop counting at 2^24.
+        self.count = torch.empty(num_entities, dtype=torch.double, device=device)
         self.threshold = torch.empty(2, dtype=torch.double, device=device)
         # Cumulative weights need double precision: in single, rounding would merge neighbours.
         self.node_weight = torch.empty(num_entities, dtype=torch.double, device=device)

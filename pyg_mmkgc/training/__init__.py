@@ -1,4 +1,35 @@
-r"""The training loop."""
+r"""The training loop, recipes, and runs with the folders that they leave."""
+from pyg_mmkgc.training.plots import (
+    plot_curves,
+    plot_modality_weights,
+    relation_modality_weights,
+)
+from pyg_mmkgc.training.recipe import (
+    MODELS,
+    SAMPLERS,
+    Recipe,
+    class_options,
+    find_recipe,
+    recipe_names,
+)
+from pyg_mmkgc.training.run import Run, fingerprint, load_run, train_run
 from pyg_mmkgc.training.trainer import TrainConfig, Trainer, TrainResult
 
-__all__ = classes = ['TrainConfig', 'TrainResult', 'Trainer']
+__all__ = classes = [
+    'MODELS',
+    'SAMPLERS',
+    'Recipe',
+    'Run',
+    'TrainConfig',
+    'TrainResult',
+    'Trainer',
+    'class_options',
+    'find_recipe',
+    'fingerprint',
+    'load_run',
+    'plot_curves',
+    'plot_modality_weights',
+    'recipe_names',
+    'relation_modality_weights',
+    'train_run',
+]

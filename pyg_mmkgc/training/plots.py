@@ -8,6 +8,7 @@ from torch_geometric.utils import scatter
 
 from pyg_mmkgc.data import EDGE, get_triples
 from pyg_mmkgc.data.io import PathLike, atomic_path
+from pyg_mmkgc.evaluation.prediction import weights_of
 from pyg_mmkgc.nn import KGModel
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ def relation_modality_weights(model: KGModel, data: HeteroData) -> Tensor:
     rel_type = torch.cat([rel_type.cpu()[mask], rel_type.cpu()[mask] + num_relations])
 
     weights: List[Tensor] = [
-        model.modality_weights(i.to(device), r.to(device)).float().cpu()
-        for i, r in zip(index.split(CHUNK), rel_type.split(CHUNK))
+        weights_of(model, i.to(device), r.to(device)).float().cpu()
+        for i, r in zip(index.split(CHUNK), rel_type.split(CHUNK), strict=True)
     ]
     size = 2 * num_relations
     total = scatter(torch.cat(weights), rel_type, dim=0, dim_size=size, reduce='sum')

@@ -121,7 +121,8 @@ class Recipe:
 
     def _checked(self, section: str, values: Any) -> Dict[str, Any]:
         if not isinstance(values, Mapping):
-            raise ValueError(f'Recipe {self.name!r} needs {section!r} as a mapping (got {values!r})')
+            raise ValueError(f'Recipe {self.name!r} needs {section!r} as a mapping '
+                             f'(got {values!r})')
         options, out = self.options(section), {}
         for key, value in values.items():
             if key not in options:
@@ -297,9 +298,8 @@ def find_recipe(model: str, dataset: Optional[str] = None) -> Recipe:
     """
     model = model.lower()
     _check_name('model', model, MODELS)
-    names = [model] if dataset is None else [f'{model}-{normalize_name(dataset)}', model]
-    return Recipe.from_file(next(path for path in (FOLDER / f'{name}.yaml' for name in names)
-                                 if path.is_file()))
+    name = model if dataset is None else f'{model}-{normalize_name(dataset)}'
+    return Recipe.from_file(FOLDER / f'{name if name in recipe_names() else model}.yaml')
 
 
 def class_options(cls: type) -> Dict[str, Option]:

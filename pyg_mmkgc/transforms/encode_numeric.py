@@ -1,6 +1,6 @@
 r"""Numbers about the entities as a modality."""
 import math
-from typing import Optional
+from typing import Optional, Tuple
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ class EncodeNumeric(BaseTransform):
         set_modality(data, self.modality, x, mask)
         return data
 
-    def encode(self, value: Tensor, fit_mask: Tensor) -> tuple:
+    def encode(self, value: Tensor, fit_mask: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
         r"""Encode a matrix of numbers.
 
         Args:
@@ -82,6 +82,9 @@ class EncodeNumeric(BaseTransform):
         Returns:
             (torch.Tensor, torch.Tensor, torch.Tensor): Features, the mask ``[N]`` and the
             indices of the columns that were kept.
+
+        Raises:
+            ValueError: If the mask does not fit or a number is infinite.
         """
         if fit_mask.dtype != torch.bool or fit_mask.shape != value.shape[:1]:
             raise ValueError(f"'fit_mask' needs to be boolean of shape [{len(value)}] "

@@ -80,7 +80,7 @@ def server(folder):
     httpd = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
     httpd.paths, httpd.cut = [], set()
     httpd.address = f'http://127.0.0.1:{httpd.server_address[1]}'
-    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.01, ), daemon=True)
     thread.start()
     yield httpd
     httpd.shutdown()

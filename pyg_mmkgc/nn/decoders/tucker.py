@@ -80,7 +80,7 @@ class TuckERDecoder(Decoder):
         num_tiles = num_rows + head.size(0) // size  # An upper bound.
         sorted_type, perm = rel_type.sort()
         bounds = torch.searchsorted(sorted_type, torch.arange(num_rows + 1, device=device))
-        last = ((bounds.diff() + size - 1) // size).cumsum(0)  # One past the last tile, [2R].
+        last = (bounds.diff() // size + 1).cumsum(0)  # One past the last tile of each, [2R].
         first = F.pad(last, (1, -1))
         tile_type = torch.searchsorted(last, torch.arange(num_tiles, device=device), right=True)
         tile_type = tile_type.clamp(max=num_rows - 1)  # Tiles that no relation needs.

@@ -6,8 +6,9 @@ from torch.func import functional_call
 from torch.nn import Module, Parameter
 from torch.utils.checkpoint import checkpoint
 
-#: Elements of the largest intermediate tensor of an estimate (256 MB in float32).
-MAX_NUMEL = 2**26
+#: Elements of the largest intermediate tensor of an estimate (256 MB in float32), and of one that
+#: fits the cache of a CPU.
+MAX_NUMEL, CACHE_NUMEL = 2**26, 2**18
 
 
 class MutualInformation(Module):
@@ -153,11 +154,19 @@ def frozen(module: Module, x: Tensor) -> Any:
     return functional_call(module, {k: p.detach() for k, p in module.named_parameters()}, (x, ))
 
 
-def by_chunk(function: Callable[..., Tensor], size: int, *args: Tensor) -> Tensor:
-    r"""Apply a function of rows to at most :obj:`size` rows at a time.
+def by_chunk(function: Callable[..., Tensor], row_numel: int, *args: Tensor) -> Tensor:
+    r"""Apply a function of rows to as many rows at a time as memory allows.
 
-    With more than one chunk, intermediate tensors are computed again in the backward pass.
+    With more than one chunk, intermediate tensors are computed again in a backward pass. Where
+    none can follow, that costs nothing, and chunks on a CPU are made to fit its cache.
+
+    Args:
+        function (Callable): Maps rows to rows.
+        row_numel (int): Elements of the largest intermediate tensor for each row.
+        *args (torch.Tensor): Arguments of the function, of equal length.
     """
+    in_cache = args[0].device.type == 'cpu' and not torch.is_grad_enabled()
+    size = max(1, (CACHE_NUMEL if in_cache else MAX_NUMEL) // row_numel)
     if args[0].size(0) <= size:
         return function(*args)
     chunks = zip(*(arg.split(size) for arg in args), strict=True)

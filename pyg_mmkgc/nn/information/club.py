@@ -7,7 +7,6 @@ from torch.nn import Module
 from torch_geometric.nn.inits import reset
 
 from pyg_mmkgc.nn.information.base import (
-    MAX_NUMEL,
     MutualInformation,
     ViewMLP,
     by_chunk,
@@ -94,7 +93,7 @@ class CLUB(MutualInformation):
             out = var - (views - mean) * (views + mean - 2 * mu)
             return 0.5 * (out * torch.exp(-log_var)).sum(dim=-1)
 
-        return by_chunk(log_ratio, self._chunk_size, views, mean)
+        return by_chunk(log_ratio, self._row_numel, views, mean)
 
     def learning_loss(self, views: Tensor, reference: Optional[Tensor] = None,
                       mask: Optional[Tensor] = None,
@@ -112,11 +111,12 @@ class CLUB(MutualInformation):
             out = (views.unsqueeze(1) - mu).square() * torch.exp(-log_var) + log_var
             return -0.5 * (out + math.log(2 * math.pi)).sum(dim=-1)
 
-        return -masked_mean(by_chunk(log_likelihood, self._chunk_size, views), self._pairs(mask))
+        out = by_chunk(log_likelihood, self._row_numel, views)  # [N, V, V]
+        return -masked_mean(out, self._pairs(mask))
 
     @property
-    def _chunk_size(self) -> int:
-        return max(1, MAX_NUMEL // (self.num_views**2 * self.channels))
+    def _row_numel(self) -> int:
+        return self.num_views**2 * self.channels
 
 
 class GaussianConditional(Module):

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from pyg_mmkgc.nn.information.base import (
-    MAX_NUMEL,
     MutualInformation,
     ViewMLP,
     by_chunk,
@@ -73,9 +72,9 @@ class InfoNCE(MutualInformation):
             score = score.view(*own.shape, reference.size(0))
             return own - own.logaddexp(score.logsumexp(dim=-1))
 
-        size = max(1, MAX_NUMEL // (self.num_views * bank.size(0)))
         count = reference_mask.sum(dim=0).to(views.dtype)  # [V]
-        return by_chunk(contrast, size, source, target) + count.log1p()
+        row_numel = self.num_views * bank.size(0)
+        return by_chunk(contrast, row_numel, source, target) + count.log1p()
 
     def learning_loss(self, views: Tensor, reference: Tensor, mask: Optional[Tensor] = None,
                       reference_mask: Optional[Tensor] = None) -> Tensor:

@@ -1,0 +1,23 @@
+r"""The command line: thin, every command one Python call.
+
+Torch is imported inside the commands, so that help and errors in the arguments come at once.
+"""
+import click
+
+from pyg_mmkgc import __version__
+from pyg_mmkgc.cli.base import CommandGroup
+from pyg_mmkgc.cli.evaluate import evaluate
+from pyg_mmkgc.cli.predict import predict
+from pyg_mmkgc.cli.train import train
+
+
+@click.group(cls=CommandGroup, context_settings={
+    'help_option_names': ['-h', '--help'], 'show_default': True})
+@click.version_option(__version__, prog_name='pyg-mmkgc')
+def main() -> None:
+    r"""Multi-modal knowledge graph completion: train a model on a graph whose entities have
+    pictures, texts and numbers, and ask it for missing facts."""
+
+
+for command in (train, evaluate, predict):
+    main.add_command(command)

@@ -1,0 +1,74 @@
+r"""How commands end where the user erred, or pressed Ctrl-C."""
+import errno
+import logging
+import sys
+from contextlib import redirect_stderr, suppress
+from typing import Any, TextIO
+
+import click
+
+#: What a shell gives for a process that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+class CommandError(click.ClickException):
+    r"""What a user can do something about: one line and exit code 2."""
+    exit_code = 2
+
+
+class _Handler(logging.Handler):
+    # Finds the standard error anew each time, as `click.echo` does, and so works under a test.
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
+
+
+class _Lossy:
+    r"""A stream that loses what cannot be written.
+
+    In `pyg-mmkgc train 2>&1 | tee log`, Ctrl-C ends `tee` as well, and a progress bar that nobody
+    reads must not cost the weights.
+    """
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class CommandGroup(click.Group):
+    r"""A group whose commands end in one line rather than a traceback where the user erred."""
+    def invoke(self, ctx: click.Context) -> Any:
+        logger, handler = logging.getLogger('pyg_mmkgc'), _Handler()
+        level = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            with redirect_stderr(_Lossy(sys.stderr)):
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo('Interrupted', err=True)
+            ctx.exit(INTERRUPTED)
+        except (ValueError, OSError, FloatingPointError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # Who read the output has gone; click ends quietly.
+            raise CommandError(_one_line(error)) from error
+        finally:
+            logger.setLevel(level)
+            logger.removeHandler(handler)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror is not None:
+        # Some of ours have a text alone, those of the system a number and a path as well.
+        where = '' if error.filename is None else f": '{error.filename}'"
+        return f'{error.strerror}{where}'
+    return ' '.join(str(error).split()) or error.__class__.__name__

@@ -1,0 +1,33 @@
+import json
+from typing import Optional
+
+import click
+
+EXAMPLE = 'pyg-mmkgc evaluate runs/my-run --split inductive_test --json'
+
+
+@click.command(epilog=f'\b\nExample:\n  {EXAMPLE}')
+@click.argument('run', metavar='RUN')
+@click.option('--split', default='test', metavar='val|test|inductive_test',
+              help='The split to rank.')
+@click.option('--json', 'as_json', is_flag=True,
+              help='Print JSON in the shape of metrics.json, and nothing else.')
+@click.option('--root', metavar='DIR', show_default='as in training',
+              help='The folder of all datasets.')
+@click.option('--mirror', metavar='DIR', show_default='as in training',
+              help='A folder or an address of the published files.')
+@click.option('--device', default='auto', metavar='cpu|cuda|auto', help='Where to compute.')
+def evaluate(run: str, split: str, as_json: bool, root: Optional[str], mirror: Optional[str],
+             device: str) -> None:
+    r"""Rank a split by the model of the run folder RUN.
+
+    Filtered by all splits, both sides, ties count half, one-based.
+    """
+    from pyg_mmkgc.cli.tables import print_metrics
+    from pyg_mmkgc.training import load_run
+
+    metrics = load_run(run, root=root, mirror=mirror, device=device).evaluate(split, log=True)
+    if as_json:
+        click.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
+    else:
+        print_metrics([metrics])

@@ -1,0 +1,108 @@
+r"""What the commands print for people."""
+from typing import Any, Dict, List, Optional, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+#: The width where the output is no terminal.
+WIDTH = 100
+METRICS = {'mrr': 'MRR', 'hits@1': 'Hits@1', 'hits@3': 'Hits@3', 'hits@10': 'Hits@10',
+           'amri': 'AMRI', 'mr': 'MR'}
+
+
+def print_metrics(splits: Sequence[Dict[str, Any]]) -> None:
+    r"""A table for each split, the model beside its baseline, and the protocol below it.
+
+    Args:
+        splits (Sequence[Dict[str, Any]]): What `metrics.json` holds, for each split.
+    """
+    console = _console()
+    for metrics in splits:
+        rows = [metrics]
+        baseline = metrics.get('baseline')
+        if baseline is not None and baseline['model'] != metrics['model']:
+            rows.append(baseline)
+        table = Table('model', 'side', *(METRICS.values()), 'ranks',
+                      title=f'{metrics["dataset"]}, {metrics["split"]}', title_justify='left')
+        for column in table.columns[2:]:
+            column.justify = 'right'
+        for row in rows:
+            name = row['model'] + ('' if row is metrics else ' (structure only)')
+            for side in ('both', 'head', 'tail'):
+                values = row[side]
+                table.add_row(name if side == 'both' else '', side,
+                              *(_number(key, values[key]) for key in METRICS),
+                              str(values['count']), end_section=side == 'tail')
+        console.print(table)
+        console.print(Text(_protocol(metrics['protocol']), style='dim'))
+        console.print()
+
+
+def print_examples(examples: Sequence[Dict[str, Any]]) -> None:
+    r"""A few questions with their best answers that training did not know.
+
+    Args:
+        examples (Sequence[Dict[str, Any]]): From :meth:`Run.examples`.
+    """
+    console = _console()
+    console.print(Text('Predictions (facts of training left out; * is true)', style='bold'))
+    for example in examples:
+        console.print(Text(f'  {example["head"]} --{example["relation"]}--> ?'))
+        answers = [f'{answer["entity"]}{"" if answer["known"] == "new" else " *"} '
+                   f'({answer["probability"]:.2f})' for answer in example['answers']]
+        console.print(Text(f'      {", ".join(answers)}'))
+        weights = example['answers'][0]['modality_weights'] if answers else None
+        if weights is not None:
+            console.print(Text(f'      seen by {_weights(weights["query"])}', style='dim'))
+
+
+def print_answers(head: str, relation: str, tail: str, answers: Sequence[Dict[str, Any]]) -> None:
+    r"""A table of answers to one question.
+
+    Args:
+        head (str): The head, or ``'?'``.
+        relation (str): The relation.
+        tail (str): The tail, or ``'?'``.
+        answers (Sequence[Dict[str, Any]]): From :func:`~pyg_mmkgc.evaluation.predict`.
+    """
+    console = _console()
+    weighted = any(answer['modality_weights'] is not None for answer in answers)
+    table = Table('', 'entity', 'probability', 'known', *(['modality weights'] if weighted else []),
+                  title=Text(f'{head} --{relation}--> {tail}'), title_justify='left')
+    table.columns[0].justify = table.columns[2].justify = 'right'
+    for i, answer in enumerate(answers, 1):
+        weights = [Text(_weights(answer['modality_weights']['answer']))] if weighted else []
+        table.add_row(str(i), Text(answer['entity']), f'{answer["probability"]:.4f}',
+                      Text(answer['known'], style='' if answer['known'] == 'new' else 'green'),
+                      *weights)
+    console.print(table)
+    if weighted:
+        query = answers[0]['modality_weights']['query']
+        asked = tail if head == '?' else head
+        console.print(Text(f'{asked} was seen by {_weights(query)}'))
+    console.print(Text('Probabilities are not calibrated.', style='dim'))
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def _number(key: str, value: float) -> str:
+    return f'{value:.1f}' if key == 'mr' else f'{value:.3f}'
+
+
+def _protocol(protocol: Dict[str, Any]) -> str:
+    filtered = (f'filtered by {", ".join(protocol["filter_splits"])}' if protocol['filtered'] else
+                'unfiltered')
+    number: Optional[int] = protocol.get('num_candidates')
+    return (f'Protocol: {filtered}; {protocol["ties"]} ties; {" and ".join(protocol["sides"])} '
+            f'ranked among {"" if number is None else f"{number} "}entities '
+            f'({protocol["candidates"]})')
+
+
+def _weights(weights: Dict[str, float]) -> str:
+    shown: List[str] = [f'{name} {weight:.2f}' for name, weight in
+                        sorted(weights.items(), key=lambda item: -item[1]) if weight > 0]
+    return ', '.join(shown) or 'nothing'

@@ -1,0 +1,51 @@
+from typing import Optional, Tuple
+
+import click
+
+from pyg_mmkgc.cli.base import INTERRUPTED
+
+EXAMPLE = 'pyg-mmkgc train --dataset db15k --mirror ../shared/data --seed 1'
+
+
+@click.command(epilog=f'\b\nExample:\n  {EXAMPLE}')
+@click.option('--dataset', default='atlas', metavar='NAME|FOLDER',
+              help='The dataset: atlas, db15k, or a folder of your own. Case and hyphens do not '
+              'matter.')
+@click.option('--root', metavar='DIR', show_default='$PYG_MMKGC_ROOT, else ./datasets',
+              help='The folder of all datasets; atlas needs none.')
+@click.option('--mirror', metavar='DIR', show_default='$PYG_MMKGC_MIRROR, else none',
+              help='A folder or an address that holds <NAME>/<file> of the published files.')
+@click.option('--model', default='mocme', metavar='NAME',
+              help='The model: mocme, additive or complex. Its recipe for the dataset is used.')
+@click.option('--epochs', type=click.IntRange(min=1), show_default='as the recipe says',
+              help='The largest number of epochs, which the baseline must not exceed either.')
+@click.option('--seed', type=click.IntRange(min=0), show_default='as the recipe says',
+              help='The seed of everything that is random.')
+@click.option('--device', metavar='cpu|cuda|auto', show_default='as the recipe says',
+              help='Where to train.')
+@click.option('--out', metavar='DIR', show_default='runs/<model>-<dataset>-<seed>-<time>',
+              help='The run folder to make. One that exists is never written into.')
+@click.option('--set', 'overrides', multiple=True, metavar='KEY=VALUE',
+              help='Another value of an option of the recipe, such as model.hidden_channels=100, '
+              'train.lr=0.05, sampler.num_negatives=32 or sampler=uniform. May be repeated.')
+def train(dataset: str, root: Optional[str], mirror: Optional[str], model: str,
+          epochs: Optional[int], seed: Optional[int], device: Optional[str], out: Optional[str],
+          overrides: Tuple[str, ...]) -> None:
+    r"""Train a model, and the structure-only baseline beside it.
+
+    Without arguments it trains MoCME on the embedded graph Atlas. Prints the metrics of both and a
+    few predictions in words, and leaves a run folder with configuration, metrics, history, weights
+    and pictures. Ctrl-C keeps the best weights so far.
+    """
+    from pyg_mmkgc.cli.tables import print_examples, print_metrics
+    from pyg_mmkgc.training import train_run
+
+    run = train_run(dataset, model, root=root, mirror=mirror, epochs=epochs, seed=seed,
+                    device=device, out=out, overrides=overrides, log=True)
+    if run.interrupted:
+        click.get_current_context().exit(INTERRUPTED)
+    print_metrics([run.metrics[split] for split in ['test', *sorted(set(run.metrics) - {'test'})]])
+    print_examples(run.examples())
+    click.echo(f'\nRun folder: {run.path}')
+    click.echo(f"Next: pyg-mmkgc evaluate {run.path}, or pyg-mmkgc predict {run.path} --head ... "
+               f'--relation ...')

@@ -1,0 +1,526 @@
+r"""A training run from the dataset's name to a folder with everything that it left behind."""
+import errno
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+
+import torch
+import torch_geometric
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch_geometric.data import HeteroData
+
+import pyg_mmkgc
+from pyg_mmkgc.data import EDGE, get_triples, modality_dicts, split_names
+from pyg_mmkgc.data.io import PathLike, _checksum, atomic_write
+from pyg_mmkgc.datasets import GraphDataset, MMKGFolder, get_dataset, normalize_name
+from pyg_mmkgc.evaluation import evaluate, predict
+from pyg_mmkgc.evaluation.prediction import weights_of
+from pyg_mmkgc.nn import KGModel
+from pyg_mmkgc.training.plots import (
+    plot_curves,
+    plot_modality_weights,
+    relation_modality_weights,
+)
+from pyg_mmkgc.training.recipe import BASELINE, Overrides, Recipe, find_recipe, load_yaml
+from pyg_mmkgc.training.trainer import Trainer, TrainResult
+
+CONFIG, HISTORY, WEIGHTS = 'config.yaml', 'history.jsonl', 'model.safetensors'
+METRICS, CURVES, MODALITY_WEIGHTS = 'metrics.json', 'curves.png', 'modality_weights.png'
+#: The one metadata entry of the weights, followed by a checksum, see `pyg_mmkgc.data.io`.
+METADATA_KEY, FORMAT = 'pyg_mmkgc', 'KGModel 1'
+#: Room for everything in a run folder but the weights.
+SPARE_BYTES = 2**20
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    r"""A training run: the folder that it is kept in, and what is in there.
+
+    Args:
+        path (Path): The folder.
+        config (Dict[str, Any]): What stands in `config.yaml`.
+        model (KGModel): The model with its best weights.
+        data (HeteroData): The graph.
+        metrics (Dict[str, Dict[str, Any]]): For each test split what stands in `metrics.json`;
+            empty if the run was interrupted.
+        history (List[Dict[str, Any]]): What stands in `history.jsonl`.
+        interrupted (bool): Whether it ended before it had metrics, by Ctrl-C say.
+    """
+    path: Path
+    config: Dict[str, Any]
+    model: KGModel
+    data: HeteroData
+    metrics: Dict[str, Dict[str, Any]] = field(default_factory=dict)
+    history: List[Dict[str, Any]] = field(default_factory=list)
+    interrupted: bool = False
+
+    def evaluate(self, split: str = 'test', log: bool = False) -> Dict[str, Any]:
+        r"""Rank a split; the result has the shape of `metrics.json` without the baseline.
+
+        Args:
+            split (str, optional): The split. (default: :obj:`"test"`)
+            log (bool, optional): Whether to show a progress bar. (default: :obj:`False`)
+        """
+        name = self.config['name'], self.config['model']['name'], self.config['train']['seed']
+        return _metrics(name, self.model, self.data, split, log)
+
+    def predict(self, **kwargs) -> List[Dict[str, Any]]:
+        r"""Answer a question in words; the arguments are those of
+        :func:`~pyg_mmkgc.evaluation.predict`."""
+        return predict(self.model, self.data, **kwargs)
+
+    def examples(self, split: str = 'test', num: int = 5, top: int = 3) -> List[Dict[str, Any]]:
+        r"""Answers to questions that a split knows an answer to, to be looked at: the first
+        triple of each of the most frequent relations. What training says is left out.
+
+        Args:
+            split (str, optional): The split. (default: :obj:`"test"`)
+            num (int, optional): The number of questions. (default: :obj:`5`)
+            top (int, optional): The number of answers. (default: :obj:`3`)
+
+        Returns:
+            List[Dict[str, Any]]: The labels ``'head'``, ``'relation'`` and ``'tail'`` of the
+            triple, and the ``'answers'``, see :func:`~pyg_mmkgc.evaluation.predict`.
+        """
+        head_index, rel_type, tail_index = (x.tolist() for x in get_triples(self.data, split))
+        entities, relations = self.data['entity'].label, self.data[EDGE].label
+        first = {r: i for i, r in reversed(list(enumerate(rel_type)))}
+        out = []
+        for r in sorted(first, key=lambda r: (-rel_type.count(r), r))[:num]:
+            head, tail = head_index[first[r]], tail_index[first[r]]
+            answers = self.predict(head=head, relation=r, top=top, exclude=['train'])
+            out.append({'head': entities[head], 'relation': relations[r], 'tail': entities[tail],
+                        'answers': answers})
+        return out
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}({str(self.path)!r}, {self.model})'
+
+
+def train_run(
+    dataset: Union[str, 'os.PathLike[str]', GraphDataset] = 'atlas',
+    model: str = 'mocme',
+    *,
+    root: Optional[PathLike] = None,
+    mirror: Optional[PathLike] = None,
+    epochs: Optional[int] = None,
+    seed: Optional[int] = None,
+    device: Optional[str] = None,
+    out: Optional[PathLike] = None,
+    overrides: Overrides = (),
+    log: bool = False,
+) -> Run:
+    r"""Train a model by its recipe, the structure-only baseline beside it, evaluate both, and keep
+    everything in a new folder:
+
+    ======================== ==================================================================
+    `config.yaml`            all options, versions, and hashes of the data
+    `history.jsonl`          one line for each epoch, written as it goes
+    `model.safetensors`      the best weights
+    `curves.png`             loss and validation MRR
+    `modality_weights.png`   how much each modality counts under each relation
+    `metrics.json`           the metrics on test; written last, so that it marks a finished run
+    `metrics-<split>.json`   the same for each further test split
+    ======================== ==================================================================
+
+    Each file appears whole or not at all. A folder that exists is never written into; one that no
+    weights came into is removed again. After Ctrl-C the best weights so far are kept.
+
+    Args:
+        dataset (str or os.PathLike or GraphDataset, optional): The name of a dataset, a folder,
+            or a dataset. (default: :obj:`"atlas"`)
+        model (str, optional): The name of the model. (default: :obj:`"mocme"`)
+        root (str, optional): The folder of all datasets. (default: `$PYG_MMKGC_ROOT`, else
+            `./datasets`)
+        mirror (str, optional): A folder or an address that holds `<NAME>/<file>`.
+            (default: `$PYG_MMKGC_MIRROR`, else none)
+        epochs (int, optional): The largest number of epochs, which the baseline must not exceed
+            either. (default: as the recipes say)
+        seed (int, optional): The seed. (default: as the recipe says)
+        device (str, optional): ``'cpu'``, ``'cuda'`` or ``'auto'``. (default: as the recipe says)
+        out (str or os.PathLike, optional): The folder to make.
+            (default: `runs/<model>-<dataset>-<seed>-<time>`)
+        overrides (Mapping[str, Any] or Sequence[str], optional): Other values of options, see
+            :meth:`Recipe.override`. (default: none)
+        log (bool, optional): Whether to show progress bars. (default: :obj:`False`)
+
+    Raises:
+        ValueError: If a name, an option or the data is wrong.
+        FileExistsError: If the folder exists.
+        OSError: If it cannot be written.
+        FloatingPointError: If the loss is not finite.
+    """
+    if out is not None:
+        _check_new(Path(out))
+    if not isinstance(dataset, GraphDataset):
+        name = os.fspath(dataset)
+        find_recipe(model, name).override(overrides)  # What is wrong with them is found early.
+        root, mirror = _absolute(root), _absolute(mirror)
+        dataset = get_dataset(name, root=root, mirror=mirror)
+    data, name = dataset[0], _name(dataset)
+    explicit = {'train.epochs': epochs, 'train.seed': seed, 'train.device': device}
+    recipe = find_recipe(model, name).override(overrides).override(
+        {key: value for key, value in explicit.items() if value is not None})
+    _check_device(recipe.train_config().device)
+    if 'test' not in split_names(data):
+        raise ValueError(f"The data has no split 'test' (got {split_names(data)})")
+    baseline = None if recipe.model['name'] == BASELINE else _baseline(recipe, name, epochs)
+    config = {
+        'name': name,
+        'recipe': recipe.name,
+        'root': root,
+        'mirror': mirror,
+        **recipe.to_dict(),
+        'dataset': _absolute(dataset.path) if isinstance(dataset, MMKGFolder) else name,
+        'baseline': None if baseline is None else baseline.to_dict(),
+        'versions': _versions(),
+        'data': fingerprint(data),
+    }
+    built = _build(recipe, data)
+
+    seed = recipe.train_config().seed
+    default = f'{recipe.model["name"]}-{name}-{seed}-{time.strftime("%Y%m%d-%H%M%S")}'
+    with _new_folder(out, default) as path:
+        _write_config(path, config)
+        _check_space(path, built)
+        run = Run(path, config, built, data)
+        logger.info('Training %s on %s, run folder %s', recipe.model['name'], name, path)
+        start = time.perf_counter()
+        result = _fit(run, recipe, log)
+        run.interrupted = result.interrupted
+        config['result'] = {
+            'best_epoch': result.best_epoch,
+            'best_val_mrr': result.best_mrr,
+            'epochs': len(result.history),
+            'interrupted': result.interrupted,
+            'seconds': round(time.perf_counter() - start, 2),
+        }
+        _write_config(path, config)
+        try:
+            _draw(run)
+            if not run.interrupted:
+                _finish(run, baseline, log)
+        except KeyboardInterrupt:  # Later than the training, so the weights are safe.
+            run.interrupted = True
+    if run.interrupted:
+        logger.warning('Interrupted after %d epochs: the best weights so far are in %s',
+                       len(run.history), path / WEIGHTS)
+    return run
+
+
+def load_run(path: PathLike, *, data: Optional[HeteroData] = None, root: Optional[PathLike] = None,
+             mirror: Optional[PathLike] = None, device: str = 'auto') -> Run:
+    r"""Load a run from its folder. Nothing is unpickled.
+
+    Args:
+        path (str or os.PathLike): The folder.
+        data (HeteroData, optional): The graph, if it was none that has a name or a folder.
+            (default: :obj:`None`, loaded anew)
+        root (str, optional): The folder of all datasets. (default: as in training)
+        mirror (str, optional): See :func:`train_run`. (default: as in training)
+        device (str, optional): ``'cpu'``, ``'cuda'`` or ``'auto'``. (default: :obj:`"auto"`)
+
+    Raises:
+        FileNotFoundError: If the folder or a file that it must have is missing.
+        ValueError: If a file is damaged or does not fit, or the data is not what the model was
+            trained on. The message names the file.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no run folder '{path}'")
+    _check_device(device)
+    config, recipe = _read_config(path / CONFIG)
+    if data is None:
+        data = get_dataset(config['dataset'], root=_absolute(root) or config.get('root'),
+                           mirror=_absolute(mirror) or config.get('mirror'))[0]
+    _check_fingerprint(path / CONFIG, config['data'], data)
+    model = recipe.build(data)
+    _load_weights(path / WEIGHTS, model)
+    model.to(torch_geometric.device(device)).eval()
+    metrics = {}
+    for file in sorted(path.glob(f'{Path(METRICS).stem}*.json')):
+        values = _read_json(file, file.read_text(encoding='utf-8'))
+        metrics[str(values.get('split'))] = values
+    history = [_read_json(path / HISTORY, line)
+               for line in (path / HISTORY).read_text(encoding='utf-8').splitlines()]
+    return Run(path, config, model, data, metrics, history,
+               METRICS not in {file.name for file in path.iterdir()})
+
+
+def fingerprint(data: HeteroData) -> Dict[str, str]:
+    r"""The SHA-256 of the triples (of each split, in order), of the labels and of the features
+    (with their masks) of a graph.
+
+    Args:
+        data (HeteroData): The graph.
+    """
+    triples, labels, features = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    for split in split_names(data):
+        index = torch.stack(get_triples(data, split)).long().cpu().contiguous()
+        triples.update(f'{split} {list(index.shape)}'.encode())
+        triples.update(index.numpy())
+    for store in (data['entity'], data[EDGE]):
+        labels.update(json.dumps(list(store.label)).encode())
+    for name, x in modality_dicts(data)[0].items():
+        x = x.float().cpu().contiguous()
+        features.update(f'{name} {list(x.shape)}'.encode())
+        features.update(x.numpy())
+        features.update(data['entity'][f'{name}_mask'].cpu().contiguous().numpy())
+    return {'triples': triples.hexdigest(), 'labels': labels.hexdigest(),
+            'features': features.hexdigest()}
+
+
+# The parts of a run #############################################################################
+
+
+def _baseline(recipe: Recipe, dataset: str, epochs: Optional[int]) -> Recipe:
+    # By its own recipe, so that it is as strong as it can be.
+    baseline = find_recipe(BASELINE, dataset)
+    overrides = {'train.seed': recipe.train_config().seed,
+                 'train.device': recipe.train_config().device}
+    if epochs is not None:
+        overrides['train.epochs'] = min(epochs, baseline.train_config().epochs)
+    return baseline.override(overrides)
+
+
+def _build(recipe: Recipe, data: HeteroData) -> KGModel:
+    torch_geometric.seed_everything(recipe.train_config().seed)
+    return recipe.build(data)
+
+
+def _fit(run: Run, recipe: Recipe, log: bool) -> TrainResult:
+    with open(run.path / HISTORY, 'w', encoding='utf-8', newline='\n') as f:
+
+        def on_epoch(entry: Dict[str, Any]) -> None:
+            run.history.append(entry)
+            f.write(json.dumps(entry) + '\n')
+            f.flush()
+
+        try:
+            result = Trainer(recipe.train_config(), log, on_epoch).fit(run.model, run.data)
+        except FloatingPointError as error:
+            if not any('val_mrr' in entry for entry in run.history):
+                raise
+            _save_weights(run.path / WEIGHTS, run.model)
+            raise FloatingPointError(f"{error}; the best weights before that are in "
+                                     f"'{run.path / WEIGHTS}'") from error
+    _save_weights(run.path / WEIGHTS, run.model)
+    return result
+
+
+def _draw(run: Run) -> None:
+    plot_curves(run.history, run.path / CURVES)
+    if weights_of(run.model, torch.zeros(1, dtype=torch.long, device=_device(run))) is None:
+        return
+    plot_modality_weights(relation_modality_weights(run.model, run.data), run.model.modalities,
+                          run.data[EDGE].label, run.path / MODALITY_WEIGHTS)
+
+
+def _finish(run: Run, baseline: Optional[Recipe], log: bool) -> None:
+    # The metrics of `'test'` are written last: their file says that the run is finished.
+    splits = sorted(set(split_names(run.data)) - {'train', 'val', 'test'}) + ['test']
+    metrics = {split: run.evaluate(split) for split in splits}
+    if baseline is None:
+        for values in metrics.values():  # The model is the structure-only one itself.
+            values['baseline'] = dict(values)
+    else:
+        logger.info('Training the structure-only baseline %s', baseline.model['name'])
+        model = _build(baseline, run.data)
+        if Trainer(baseline.train_config(), log).fit(model, run.data).interrupted:
+            run.interrupted = True
+            return
+        name = run.config['name'], baseline.model['name'], baseline.train_config().seed
+        for split, values in metrics.items():
+            values['baseline'] = _metrics(name, model, run.data, split)
+    for split, values in metrics.items():
+        stem, suffix = os.path.splitext(METRICS)
+        with atomic_write(run.path / (METRICS if split == 'test' else f'{stem}-{split}{suffix}')
+                          ) as f:
+            json.dump(values, f, indent=2, ensure_ascii=False)
+            f.write('\n')
+    run.metrics = metrics
+
+
+def _metrics(name: Tuple[str, str, int], model: KGModel, data: HeteroData, split: str,
+             log: bool = False) -> Dict[str, Any]:
+    return {'dataset': name[0], 'model': name[1], 'seed': name[2],
+            **evaluate(model, data, split, log=log).to_dict()}
+
+
+def _device(run: Run) -> torch.device:
+    return next(run.model.parameters()).device
+
+
+# Files ##########################################################################################
+
+
+@contextmanager
+def _new_folder(out: Optional[PathLike], default: str) -> Iterator[Path]:
+    # A new folder, which goes away again if it fails before it holds any weights.
+    path = Path('runs', default) if out is None else Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        try:
+            path.mkdir()
+            break
+        except FileExistsError:
+            if out is not None:
+                _check_new(path)
+                raise
+            number += 1  # Another run of the same second.
+            path = Path('runs', f'{default}-{number}')
+    try:
+        yield path
+    except BaseException:
+        if not (path / WEIGHTS).exists():
+            for name in (CONFIG, HISTORY):
+                (path / name).unlink(missing_ok=True)
+            with suppress(OSError):  # Not empty: somebody else wrote into it.
+                path.rmdir()
+        raise
+
+
+def _check_new(path: Path) -> None:
+    if os.path.lexists(path):
+        raise FileExistsError(f"The run folder '{path}' exists; a run is never overwritten, name "
+                              f'another one')
+
+
+def _check_space(path: Path, model: KGModel) -> None:
+    # Before the training rather than after it.
+    needed = SPARE_BYTES + sum(x.numel() * x.element_size() for x in model.state_dict().values())
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f'No space left for a run (needed: {needed / 2**20:.0f} MiB, '
+                                    f'free: {free / 2**20:.0f} MiB)', str(path))
+
+
+def _check_device(device: str) -> None:
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise ValueError("'device' is 'cuda', but torch finds no such device (expected 'cpu' or "
+                         "'auto')")
+
+
+def _write_config(path: Path, config: Dict[str, Any]) -> None:
+    with atomic_write(path / CONFIG) as f:
+        yaml.safe_dump(config, f, sort_keys=False, allow_unicode=True)
+
+
+def _read_config(path: Path) -> Tuple[Dict[str, Any], Recipe]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file '{path}', so this is no run folder")
+    try:
+        config = load_yaml(path.read_text(encoding='utf-8'))
+        if not isinstance(config, dict) or not isinstance(config.get('data'), dict):
+            raise ValueError("it needs a mapping with a mapping 'data'")
+        missing = {'name', 'dataset', 'model', 'sampler', 'train'} - set(config)
+        if missing:
+            raise ValueError(f'{sorted(missing)[0]!r} is missing')
+        parts = ('model', 'sampler', 'train')
+        recipe = Recipe.from_dict(config['name'], {part: config[part] for part in parts})
+        return {**config, **{part: recipe.to_dict()[part] for part in parts}}, recipe
+    except ValueError as error:
+        raise ValueError(f"'{path}' is damaged or of another version ({error})") from error
+
+
+def _check_fingerprint(path: Path, expected: Dict[str, str], data: HeteroData) -> None:
+    changed = [part for part, value in fingerprint(data).items() if expected.get(part) != value]
+    if changed:
+        raise ValueError(f"The {' and '.join(changed)} of the dataset are not those that the model "
+                         f"was trained on (hashes in '{path}')")
+
+
+def _save_weights(path: Path, model: KGModel) -> None:
+    state = {name: x.detach().cpu().contiguous().clone() for name, x in model.state_dict().items()}
+    # As bytes first, so that a full disk is an `OSError` that says so.
+    content = save(state, {METADATA_KEY: f'{FORMAT} {_checksum(state)}'})
+    with atomic_write(path, 'wb') as f:
+        f.write(content)
+
+
+def _load_weights(path: Path, model: KGModel) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file '{path}': the run has no weights")
+    try:
+        with safe_open(path, framework='pt') as f:
+            found, _, checksum = (f.metadata() or {}).get(METADATA_KEY, '').rpartition(' ')
+            state = {key: f.get_tensor(key) for key in f.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"'{path}' is damaged or no safetensors file ({error})") from error
+    if found != FORMAT:
+        raise ValueError(f"'{path}' holds no weights of this package (expected {FORMAT!r}, got "
+                         f'{found!r})')
+    if checksum != _checksum(state):
+        raise ValueError(f"'{path}' is damaged (its checksum does not match)")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        message = ' '.join(str(error).split())
+        raise ValueError(f"'{path}' does not fit the model of '{path.with_name(CONFIG)}' "
+                         f'({message})') from error
+
+
+def _read_json(path: Path, text: str) -> Dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"'{path}' is damaged ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"'{path}' is damaged (expected a mapping, got {value!r})")
+    return value
+
+
+# What is noted down #############################################################################
+
+
+def _name(dataset: GraphDataset) -> str:
+    if isinstance(dataset, MMKGFolder):
+        return dataset.path.resolve().name
+    return normalize_name(dataset.__class__.__name__)
+
+
+def _absolute(path: Optional[PathLike]) -> Optional[str]:
+    # So that the run finds its data from any folder; an address stays as it is.
+    if path is None or '://' in os.fspath(path):
+        return path
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _versions() -> Dict[str, Optional[str]]:
+    return {
+        'python': platform.python_version(),
+        'torch': str(torch.__version__),
+        'torch-geometric': torch_geometric.__version__,
+        'pyg_mmkgc': pyg_mmkgc.__version__,
+        'git': _git_hash(),
+    }
+
+
+def _git_hash() -> Optional[str]:
+    # Of the package's own repository: an installed one may lie inside that of somebody else.
+    folder = Path(pyg_mmkgc.__file__).parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(['git', '-C', str(folder), *args], check=True, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.strip()
+
+    try:
+        git('ls-files', '--error-unmatch', '__init__.py')
+        changed = bool(git('status', '--porcelain', '--untracked-files=no'))
+        return git('rev-parse', 'HEAD') + ('-dirty' if changed else '')
+    except (OSError, subprocess.CalledProcessError):
+        return None

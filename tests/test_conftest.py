@@ -1,0 +1,16 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def test_missing_real_data_is_loud(tmp_path):
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',
+               str(TESTS / 'datasets' / 'test_openke.py'), '-k', 'published']
+    out = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent,
+                         env={**os.environ, 'PYG_MMKGC_MIRROR': str(tmp_path)})
+    assert out.returncode == 0
+    assert '!!! REAL DATA NOT TESTED: no mirror folder, 9 tests skipped !!!' in out.stdout
+    assert 'set PYG_MMKGC_MIRROR or put the files into ../shared/data' in out.stdout
