@@ -24,7 +24,7 @@ def print_metrics(splits: Sequence[Dict[str, Any]]) -> None:
         if baseline is not None and baseline['model'] != metrics['model']:
             rows.append(baseline)
         table = Table('model', 'side', *(METRICS.values()), 'ranks',
-                      title=f'{metrics["dataset"]}, {metrics["split"]}', title_justify='left')
+                      title=Text(f'{metrics["dataset"]}, {metrics["split"]}'), title_justify='left')
         for column in table.columns[2:]:
             column.justify = 'right'
         for row in rows:
@@ -40,7 +40,8 @@ def print_metrics(splits: Sequence[Dict[str, Any]]) -> None:
 
 
 def print_examples(examples: Sequence[Dict[str, Any]]) -> None:
-    r"""A few questions with their best answers that training did not know.
+    r"""A few questions with their best answers that training did not know, and with the answer of
+    the test triple if it is not among them.
 
     Args:
         examples (Sequence[Dict[str, Any]]): From :meth:`Run.examples`.
@@ -52,6 +53,8 @@ def print_examples(examples: Sequence[Dict[str, Any]]) -> None:
         answers = [f'{answer["entity"]}{"" if answer["known"] == "new" else " *"} '
                    f'({answer["probability"]:.2f})' for answer in example['answers']]
         console.print(Text(f'      {", ".join(answers)}'))
+        if example['tail'] not in [answer['entity'] for answer in example['answers']]:
+            console.print(Text(f'      also true: {example["tail"]}'))
         weights = example['answers'][0]['modality_weights'] if answers else None
         if weights is not None:
             console.print(Text(f'      seen by {_weights(weights["query"])}', style='dim'))

@@ -11,11 +11,13 @@ from pyg_mmkgc.data.hetero import (
     set_modality,
     split_names,
 )
+from pyg_mmkgc.data.labels import Labels
 from pyg_mmkgc.data.triples import TripleIndex
 
 __all__ = classes = [
     'EDGE',
     'STRUCTURE',
+    'Labels',
     'TripleIndex',
     'build_data',
     'build_index',

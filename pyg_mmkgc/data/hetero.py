@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from pyg_mmkgc.data.labels import Labels
 from pyg_mmkgc.data.triples import TripleIndex, check_ids
 
 #: The edge type of all relations; ``edge_type`` tells them apart.
@@ -44,10 +45,10 @@ def build_data(
     num_entities, num_relations = len(entity_labels), len(relation_labels)
     data = HeteroData()
     data['entity'].num_nodes = num_entities
-    data['entity'].label = list(entity_labels)
+    data['entity'].label = Labels(entity_labels)
     store = data[EDGE]
     store.num_relations = num_relations
-    store.label = list(relation_labels)
+    store.label = Labels(relation_labels)
 
     if 'train' not in splits:
         raise ValueError(f"'splits' has no 'train' (got {sorted(splits)})")

@@ -9,13 +9,15 @@ import secrets
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Tuple, Union
+from typing import IO, Any, Dict, Iterator, List, Optional, Tuple, Union
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch_geometric.data import HeteroData
+
+from pyg_mmkgc.data.labels import Labels
 
 #: What :func:`save_data` writes into the metadata, followed by a checksum. It is one entry, since
 #: safetensors writes several in random order, and equal graphs shall give equal files.
@@ -24,6 +26,8 @@ FORMAT = 'HeteroData 1'
 #: The tensor of bytes that holds all that is no tensor, as JSON. It is not kept in the header of
 #: the file, which safetensors limits to 100 MB.
 JSON_KEY = '.json'
+#: Stands in JSON where :class:`Labels` stood.
+LABELS_KEY = '.labels'
 
 PathLike = Union[str, 'os.PathLike[str]']
 
@@ -109,7 +113,7 @@ def save_data(data: HeteroData, path: PathLike) -> None:
                 values[key] = value
         stores.append({'kind': kind, 'name': name, 'keys': keys, 'values': values})
 
-    encoded = json.dumps(stores, ensure_ascii=False).encode('utf-8', 'surrogatepass')
+    encoded = json.dumps(stores, ensure_ascii=False, default=_encode).encode('utf-8', 'surrogatepass')
     tensors[JSON_KEY] = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, {METADATA_KEY: f'{FORMAT} {_checksum(tensors)}'})
@@ -148,7 +152,7 @@ def load_data(path: PathLike) -> HeteroData:
         else:
             store = data[item['name'] if item['kind'] == 'node' else tuple(item['name'])]
         for key in item['keys']:
-            store[key] = (item['values'][key] if key in item['values'] else
+            store[key] = (_decode(item['values'][key]) if key in item['values'] else
                           tensors[_tensor_key(i, key)])
     return data
 
@@ -167,12 +171,22 @@ def _tensor_key(index: int, key: str) -> str:
 
 def _check_json(name: Union[str, List[str]], key: str, value: Any) -> None:
     try:
-        same = json.loads(json.dumps(value)) == value
+        same = _decode(json.loads(json.dumps(value, default=_encode))) == value
     except (TypeError, ValueError):
         same = False
     if not same:
         raise ValueError(f'Attribute {key!r} of {name!r} cannot be saved (expected a tensor or '
                          f'what JSON can hold, got {type(value).__name__})')
+
+
+def _encode(value: Any) -> Dict[str, List[Optional[str]]]:
+    if isinstance(value, Labels):
+        return {LABELS_KEY: list(value)}
+    raise TypeError(f'{type(value).__name__} is not JSON')
+
+
+def _decode(value: Any) -> Any:
+    return Labels(value[LABELS_KEY]) if isinstance(value, dict) and LABELS_KEY in value else value
 
 
 def _checksum(tensors: Dict[str, Tensor]) -> str:

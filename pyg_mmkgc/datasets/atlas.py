@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pyg_mmkgc.data.hetero import build_data
+from pyg_mmkgc.data.labels import Labels
 from pyg_mmkgc.datasets.base import GraphDataset
 
 #: The files that ship with the package, written by `datasets/atlas/build.py`.
@@ -50,9 +51,9 @@ class Atlas(GraphDataset):
         }
         data = build_data(splits, labels, [row[0] for row in relations],
                           _read_modalities(len(labels)))
-        data['entity'].type = [row[1] for row in entities]
-        data['entity'].code = [row[2] for row in entities]
-        data['entity', 'to', 'entity'].description = [row[1] for row in relations]
+        data['entity'].type = Labels(row[1] for row in entities)
+        data['entity'].code = Labels(row[2] for row in entities)
+        data['entity', 'to', 'entity'].description = Labels(row[1] for row in relations)
         data.candidates = 'seen'
         self.data = data
 

@@ -15,6 +15,7 @@ from torch_geometric.data.data import BaseData
 from pyg_mmkgc.data.hetero import EDGE, build_data, modality_names, seen_entities, set_modality
 from pyg_mmkgc.data.hetero import split_names as names_of_splits
 from pyg_mmkgc.data.io import atomic_write, load_data, save_data
+from pyg_mmkgc.data.labels import Labels
 from pyg_mmkgc.datasets.openke import read_descriptions, read_numeric_triples, read_openke
 from pyg_mmkgc.transforms.encode_numeric import EncodeNumeric
 from pyg_mmkgc.transforms.encode_text import ENCODERS, EncodeText
@@ -262,7 +263,8 @@ class MMKGDataset(GraphDataset):
                           _unique(self.relation_labels(relations), relations))
         data.candidates = 'all'
         if DESCRIPTIONS in present:
-            data['entity'].description = read_descriptions(present[DESCRIPTIONS], entities)
+            data['entity'].description = Labels(
+                read_descriptions(present[DESCRIPTIONS], entities))
         if self.features == 'labels':
             self._add_features(data, entities, present)
         if self.pre_transform is not None:

@@ -74,8 +74,8 @@ def predict(
         probability = score.softmax(0) if model.objective == 'softmax' else score.sigmoid()
         # A stable sort, so that ties come in the order of ids on every machine.
         answer = score.argsort(descending=True, stable=True)[:min(top, int(allowed.sum()))]
-        query_weights = weights_of(model, head_index, rel_type)
-        answer_weights = weights_of(model, answer) if answer.numel() > 0 else None
+        query_weights = model.modality_weights(head_index, rel_type)
+        answer_weights = model.modality_weights(answer) if answer.numel() > 0 else None
 
     known = _known(data, head_index, rel_type, answer)
     out = []
@@ -149,12 +149,3 @@ def _known(data: HeteroData, head_index: Tensor, rel_type: Tensor, answer: Tenso
 
 def _named(names: Sequence[str], weights: Tensor) -> Dict[str, float]:
     return dict(zip(names, weights.tolist(), strict=True))
-
-
-def weights_of(model, index, rel_type=None):
-    # TEMPORARY until the models have the method.
-    if hasattr(model, 'modality_weights'):
-        return model.modality_weights(index, rel_type)
-    if not hasattr(model, 'conv'):
-        return None
-    return model.conv.weights(model.encode(index), rel_type)[1]

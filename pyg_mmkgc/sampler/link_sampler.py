@@ -32,9 +32,6 @@ class EntityLinkSampler(BaseSampler):
     links of the batch themselves). Nothing is dropped by chance; one batch costs :math:`O(N + E)`.
     The relation of a link is :obj:`data[EDGE].edge_type[batch[EDGE].input_id]`.
 
-    PyG's loaders slice every node attribute, and fail on a list of strings: take labels out of the
-    graph that the loader gets (:obj:`del data['entity'].label`).
-
     Args:
         data (Data or HeteroData): The graph.
         num_hops (int, optional): How far to follow edges against their direction.

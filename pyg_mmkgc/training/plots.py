@@ -1,4 +1,5 @@
 r"""The pictures of a run folder."""
+import textwrap
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence
 
 import torch
@@ -8,7 +9,6 @@ from torch_geometric.utils import scatter
 
 from pyg_mmkgc.data import EDGE, get_triples
 from pyg_mmkgc.data.io import PathLike, atomic_path
-from pyg_mmkgc.evaluation.prediction import weights_of
 from pyg_mmkgc.nn import KGModel
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 #: Relations that a picture has room for; more are left out, the rarest first.
 MAX_RELATIONS = 60
+MAX_LABEL = 40
 #: Entities whose weights are computed at a time.
 CHUNK = 8192
 
@@ -40,7 +41,7 @@ def plot_curves(history: Sequence[Dict[str, Any]], path: PathLike) -> None:
                    marker='.')
         right.axvline(best['epoch'], color='gray', linestyle=':')
         right.set_ylabel('validation MRR', color='tab:orange')
-        axes.set_title(f'best: {best["val_mrr"]:.4f} in epoch {best["epoch"]}')
+        axes.set_title(f'best validation MRR {best["val_mrr"]:.4f} in epoch {best["epoch"]}')
     _save(figure, path)
 
 
@@ -56,16 +57,16 @@ def plot_modality_weights(weights: Tensor, modalities: Sequence[str], relations:
         path (str or os.PathLike): The PNG file, written atomically.
     """
     shown = [r for r in range(len(relations)) if not bool(weights[r].isnan().any())]
-    labels = [relations[r] for r in shown]
+    labels = [textwrap.shorten(relations[r], MAX_LABEL, placeholder='...') for r in shown]
     figure = _figure(3.2 + 1.5 * len(modalities), 1.6 + 0.3 * len(shown))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, title, rows in [(left, '(head, relation, ?)', weights[shown]),
                               (right, '(?, relation, tail)',
                                weights[[r + len(relations) for r in shown]])]:
-        image = axes.imshow(rows, vmin=0, vmax=1, cmap='viridis', aspect='auto')
+        image = axes.imshow(rows.numpy(), vmin=0, vmax=1, cmap='viridis', aspect='auto')
         axes.set_title(title, fontsize='medium')
         axes.set_xticks(range(len(modalities)), modalities, rotation=30, ha='right')
-        axes.set_yticks(range(len(labels)), labels)
+        axes.set_yticks(range(len(labels)), labels, parse_math=False)
         for i, row in enumerate(rows.tolist()):
             for j, value in enumerate(row):
                 axes.text(j, i, f'{value:.2f}', ha='center', va='center', fontsize='small',
@@ -96,7 +97,7 @@ def relation_modality_weights(model: KGModel, data: HeteroData) -> Tensor:
     rel_type = torch.cat([rel_type.cpu()[mask], rel_type.cpu()[mask] + num_relations])
 
     weights: List[Tensor] = [
-        weights_of(model, i.to(device), r.to(device)).float().cpu()
+        model.modality_weights(i.to(device), r.to(device)).float().cpu()
         for i, r in zip(index.split(CHUNK), rel_type.split(CHUNK), strict=True)
     ]
     size = 2 * num_relations

@@ -276,7 +276,7 @@ class Recipe:
         # What equals a default is left out: a class may pass it on to its base class itself.
         options = self.options(section)
         return {key: copy.deepcopy(value) for key, value in getattr(self, section).items()
-                if key != 'name' and value != options[key].default}
+                if key != 'name' and _plain(value) != _plain(options[key].default)}
 
 
 def recipe_names() -> List[str]:
@@ -444,5 +444,5 @@ def _check_name(kind: str, name: str, classes: Mapping[str, type]) -> None:
 
 
 def _near(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=3)
+    close = difflib.get_close_matches(name, names, n=3) or [x for x in names if name in x][:3]
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ''

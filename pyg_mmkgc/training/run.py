@@ -25,7 +25,6 @@ from pyg_mmkgc.data import EDGE, get_triples, modality_dicts, split_names
 from pyg_mmkgc.data.io import PathLike, _checksum, atomic_write
 from pyg_mmkgc.datasets import GraphDataset, MMKGFolder, get_dataset, normalize_name
 from pyg_mmkgc.evaluation import evaluate, predict
-from pyg_mmkgc.evaluation.prediction import weights_of
 from pyg_mmkgc.nn import KGModel
 from pyg_mmkgc.training.plots import (
     plot_curves,
@@ -323,7 +322,7 @@ def _fit(run: Run, recipe: Recipe, log: bool) -> TrainResult:
 
 def _draw(run: Run) -> None:
     plot_curves(run.history, run.path / CURVES)
-    if weights_of(run.model, torch.zeros(1, dtype=torch.long, device=_device(run))) is None:
+    if run.model.modality_weights(torch.zeros(1, dtype=torch.long, device=_device(run))) is None:
         return
     plot_modality_weights(relation_modality_weights(run.model, run.data), run.model.modalities,
                           run.data[EDGE].label, run.path / MODALITY_WEIGHTS)
@@ -410,9 +409,11 @@ def _check_space(path: Path, model: KGModel) -> None:
 
 
 def _check_device(device: str) -> None:
-    if device == 'cuda' and not torch.cuda.is_available():
-        raise ValueError("'device' is 'cuda', but torch finds no such device (expected 'cpu' or "
-                         "'auto')")
+    available = {'auto': True, 'cpu': True, 'cuda': torch.cuda.is_available(),
+                 'mps': torch.backends.mps.is_available()}
+    if not available.get(device, False):
+        raise ValueError(f"'device' {device!r} is unknown or not there (expected one of "
+                         f'{[name for name, there in available.items() if there]})')
 
 
 def _write_config(path: Path, config: Dict[str, Any]) -> None:

@@ -36,6 +36,11 @@ class TrainConfig:
         lr (float): Its learning rate.
         dense_lr (float): The learning rate of Adam for everything else.
         dense_weight_decay (float): Decoupled weight decay of everything else.
+        gate_split (str, optional): The split on which the weights of modalities
+            (:meth:`KGModel.gates`) are learned, in alternation with all else; they then take no
+            part in the training loss. None trains them with everything else.
+        gate_lr (float): The learning rate of Adam for them.
+        gate_steps (int): Their steps per epoch, each on up to :obj:`batch_size` triples.
         grad_clip (float, optional): The largest norm of the gradient of all parameters.
         average (float): Decay of a running mean of the weights per epoch, which is what is
             evaluated and kept; 0 for none.
@@ -52,6 +57,9 @@ class TrainConfig:
     lr: float = 0.1
     dense_lr: float = 1e-3
     dense_weight_decay: float = 0.0
+    gate_split: Optional[str] = None
+    gate_lr: float = 0.05
+    gate_steps: int = 2
     grad_clip: Optional[float] = None
     average: float = 0.0
     select: Optional[str] = 'val'
@@ -62,10 +70,10 @@ class TrainConfig:
     precision: str = '32-true'
 
     def __post_init__(self):
-        for name in ('epochs', 'batch_size', 'eval_every'):
+        for name in ('epochs', 'batch_size', 'eval_every', 'gate_steps'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name!r} needs to be at least 1 (got {getattr(self, name)})')
-        for name in ('lr', 'dense_lr'):
+        for name in ('lr', 'dense_lr', 'gate_lr'):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f'{name!r} needs to be positive (got {getattr(self, name)})')
         if self.optimizer not in TABLE_OPTIMIZERS:
@@ -137,18 +145,21 @@ class Trainer:
             FloatingPointError: If the loss is not finite; the model has its best weights so far.
         """
         config = self.config
-        if config.select is not None and config.select not in split_names(data):
-            raise ValueError(f"'select' names the unknown split {config.select!r} (expected one of "
-                             f'{split_names(data)})')
+        for name in ('select', 'gate_split'):
+            split = getattr(config, name)
+            if split is not None and split not in split_names(data):
+                raise ValueError(f'{name!r} names the unknown split {split!r} (expected one of '
+                                 f'{split_names(data)})')
         seed_everything(config.seed, verbose=False)
         fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
         model.to(fabric.device)
         if model.neg_sampling is not None:
             model.neg_sampling.to(fabric.device)
+        model.held_out_gates = config.gate_split is not None and len(model.gates()) > 0
         steps = _Steps(fabric, model, config)
-        loader = TripleLoader(*get_triples(data, 'train'), config.batch_size,
-                              num_relations=data[EDGE].num_relations, device=fabric.device,
-                              generator=torch.Generator().manual_seed(config.seed))
+        gates = (_Gates(fabric, model, config, self._loader(data, config.gate_split, fabric))
+                 if model.held_out_gates else None)
+        loader = self._loader(data, 'train', fabric)
         average = _Average(model, config.average) if config.average > 0 else None
         best = _Best(model)
         history: List[Dict[str, Any]] = []
@@ -157,6 +168,8 @@ class Trainer:
         try:
             for epoch in range(1, config.epochs + 1):
                 entry = {'epoch': epoch, **self._epoch(model, loader, steps)}
+                if gates is not None:
+                    entry['gate_loss'] = gates()
                 if average is not None:
                     average.update()
                 if config.select is not None and (epoch % config.eval_every == 0
@@ -184,6 +197,11 @@ class Trainer:
             best.restore()
         model.eval()
         return TrainResult(history, best.epoch, best.mrr, interrupted)
+
+    def _loader(self, data: HeteroData, split: str, fabric: Fabric) -> TripleLoader:
+        return TripleLoader(*get_triples(data, split), self.config.batch_size,
+                            num_relations=data[EDGE].num_relations, device=fabric.device,
+                            generator=torch.Generator().manual_seed(self.config.seed))
 
     def _epoch(self, model: KGModel, loader: TripleLoader, steps: '_Steps') -> Dict[str, Any]:
         model.train()
@@ -217,7 +235,9 @@ class _Steps:
     def __init__(self, fabric: Fabric, model: KGModel, config: TrainConfig):
         self.fabric, self.model, self.config = fabric, model, config
         tables, alternating = model.tables(), model.alternating_parameters()
-        known = {id(p) for p in [*tables, *alternating]}
+        apart = {id(p) for p in [*alternating, *(model.gates() if model.held_out_gates else [])]}
+        tables = [p for p in tables if id(p) not in apart]
+        known = apart | {id(p) for p in tables}
         dense = [p for p in model.parameters() if id(p) not in known]
         self.main, self.alternating = [], None
         if tables:
@@ -249,6 +269,29 @@ class _Steps:
         return {'loss': loss.detach(), **parts}
 
 
+class _Gates:
+    r"""The steps of the weights of modalities on held-out triples."""
+    def __init__(self, fabric: Fabric, model: KGModel, config: TrainConfig, loader: TripleLoader):
+        self.fabric, self.model, self.loader, self.steps = fabric, model, loader, config.gate_steps
+        self.optimizer = torch.optim.Adam(model.gates(), lr=config.gate_lr)
+        self.batches = iter(())
+
+    def __call__(self) -> float:
+        total = 0.0
+        for _ in range(self.steps):
+            batch = next(self.batches, None)
+            if batch is None:
+                self.batches = iter(self.loader)
+                batch = next(self.batches)
+            self.optimizer.zero_grad()
+            with self.fabric.autocast():
+                loss = self.model.gate_loss(*batch)
+            self.fabric.backward(loss)
+            self.optimizer.step()
+            total = total + loss.detach()
+        return float(total) / self.steps
+
+
 class _Average:
     r"""A running mean of the weights, corrected for its start."""
     def __init__(self, model: KGModel, decay: float):
@@ -259,19 +302,19 @@ class _Average:
     @torch.no_grad()
     def update(self) -> None:
         self.count += 1
-        for mean, p in zip(self.mean, self.model.parameters()):
+        for mean, p in zip(self.mean, self.model.parameters(), strict=True):
             mean.lerp_(p, 1 - self.decay)
 
     @torch.no_grad()
     def swap(self) -> None:
         r"""Exchange the model's weights and their mean; a second call takes it back."""
         if self.kept is not None:
-            for p, kept in zip(self.model.parameters(), self.kept):
+            for p, kept in zip(self.model.parameters(), self.kept, strict=True):
                 p.copy_(kept)
             self.kept = None
         elif self.count > 0:
             self.kept = [p.clone() for p in self.model.parameters()]
-            for p, mean in zip(self.model.parameters(), self.mean):
+            for p, mean in zip(self.model.parameters(), self.mean, strict=True):
                 p.copy_(mean / (1 - self.decay**self.count))
 
 

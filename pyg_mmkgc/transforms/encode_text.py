@@ -7,6 +7,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
 from pyg_mmkgc.data.hetero import set_modality
+from pyg_mmkgc.data.labels import Labels
 from pyg_mmkgc.transforms.text_encoders import HashTextEncoder, MiniLMEncoder
 
 TextEncoder = Callable[[Sequence[str]], Tensor]
@@ -75,4 +76,4 @@ class EncodeText(BaseTransform):
 
 def _text_keys(data: HeteroData) -> List[str]:
     store = data['entity']
-    return sorted(key for key, value in store.items() if isinstance(value, (list, tuple)))
+    return sorted(key for key, value in store.items() if isinstance(value, (Labels, list, tuple)))

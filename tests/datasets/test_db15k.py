@@ -66,7 +66,7 @@ def test_structure_only(mirror, root):
     labels = data['entity'].label
     assert len(set(labels)) == 12842
     assert len(set(data[EDGE].label)) == 279
-    assert not any('<' in label for label in labels + data[EDGE].label)
+    assert not any('<' in label for label in [*labels, *data[EDGE].label])
     names = read_names(mirror / 'DB15K' / 'entity2id.txt')
     assert labels[names.index('<http://dbpedia.org/resource/New_York_City>')] == 'New York City'
 

@@ -31,7 +31,6 @@ def graph():
         {'train': draw(E), 'val': draw(7)}, [f'e{i}' for i in range(N)],
         [f'r{i}' for i in range(R)],
         {'text': (torch.randn(N, 4, generator=generator), torch.arange(N) % 3 > 0)})
-    data['entity'].pop('label', None)  # PyG's loaders cannot slice a list of strings.
     return data
 
 

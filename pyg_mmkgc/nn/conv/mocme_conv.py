@@ -151,7 +151,15 @@ class MoCMEConv(MessagePassing):
     def joint(self, encoded: EncodedEntities, rel_type: Optional[Tensor] = None) -> Tensor:
         r"""The joint view :math:`h(e \mid r)` of each encoded entity, or :math:`h(e)` without
         relations, :math:`(B, F_{out})`."""
-        return self.fusion.fuse(encoded.views, self.weights(encoded, rel_type)[0])
+        return self.fusion.fuse(encoded.views, *self.weights(encoded, rel_type))
+
+    def views(self, encoded: EncodedEntities,
+              rel_type: Optional[Tensor] = None) -> Tuple[Tensor, Dict[str, Tensor]]:
+        r"""The joint view of :meth:`joint`, and :math:`h_m(e \mid r)` of each modality alone (zero
+        where an entity lacks it), each :math:`(B, F_{out})`."""
+        weight, beta = self.weights(encoded, rel_type)
+        return (self.fusion.fuse(encoded.views, weight, beta),
+                self.fusion.single(encoded.views, weight))
 
     def forward(self, x_dict: Mapping[str, Tensor], edge_index: Optional[Tensor] = None,
                 edge_type: Optional[Tensor] = None,
@@ -194,7 +202,7 @@ class MoCMEConv(MessagePassing):
         out = encoded.views.views.new_zeros(num_entities, self.out_channels)
         chunks = [part.split(self.chunk_size, dim=-1)
                   for part in (edge_index, edge_type, edge_weight)]
-        for chunk in zip(*chunks):
+        for chunk in zip(*chunks, strict=True):
             # The messages of a chunk are made again in the backward pass instead of kept:
             out = out + (checkpoint(run, *chunk, use_reentrant=False)
                          if torch.is_grad_enabled() and len(chunks[0]) > 1 else run(*chunk))

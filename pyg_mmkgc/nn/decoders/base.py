@@ -1,8 +1,11 @@
-from typing import Optional
+from typing import Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
 from torch.nn import Embedding
+
+#: For each decoder, scores ``[B, N]``, and which queries and candidates they hold for.
+Parts = Dict[str, Tuple[Tensor, Tensor, Tensor]]
 
 
 class Decoder(torch.nn.Module):
@@ -79,6 +82,31 @@ class Decoder(torch.nn.Module):
             - **output:** :math:`(B, N)`
         """
         return query @ candidates.t()
+
+    def parts(self, query: Tensor, candidates: Tensor) -> Parts:
+        r"""The scores that are trained each on its own, by name: here just one.
+
+        Returns:
+            (torch.Tensor, torch.Tensor, torch.Tensor): Scores :math:`(B, N)`, and which queries
+            :math:`(B)` and candidates :math:`(N)` they hold for.
+        """
+        return {'score': (self.score_all(query, candidates),
+                          query.new_ones(query.size(0), dtype=torch.bool),
+                          query.new_ones(candidates.size(0), dtype=torch.bool))}
+
+    def combine(self, query: Tensor, candidates: Tensor, parts: Parts,
+                index: Optional[Tensor] = None) -> Tensor:
+        r"""What :meth:`score_all` returns, :math:`(B, N)`, from the scores of :meth:`parts`.
+
+        Args:
+            query (torch.Tensor): Queries :math:`(B, C)`.
+            candidates (torch.Tensor): Candidates :math:`(N, C)`.
+            parts (Parts): What :meth:`parts` returned for them.
+            index (torch.Tensor, optional): The candidates of each query to look up,
+                :math:`(B, n)`. (default: all)
+        """
+        score, *_ = parts['score']
+        return score if index is None else score.gather(1, index)
 
     def forward(self, head: Tensor, rel_type: Tensor, tail: Tensor) -> Tensor:
         r"""The score of each triple.

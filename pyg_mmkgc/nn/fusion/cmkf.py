@@ -46,12 +46,14 @@ class CMKF(torch.nn.Module):
         R_m(e) &= \mathrm{mean}_{n \ne m} \, \hat I(\bar h_m; \bar h_n)(e)
         \quad \text{over available } n \\
         w_{m,k}(e \mid r) &\propto g_{m,k}(e, r) \, c_{m,k}(e), \qquad
-        \beta_m(e \mid r) = \mathrm{softmax}_m(-R_m / \tau' + \theta_{r,m}) \\
+        \beta_m(e \mid r) = \mathrm{softmax}_m(-e^{\omega} R_m / \tau' + \theta_m
+        + \delta_{r,m}) \\
         h(e \mid r) &= \textstyle\sum_m \beta_m(e \mid r) \sum_k w_{m,k}(e \mid r) \, v_{m,k}(e)
 
     An empty mean is 0, so that one expert or one modality is no special case. A modality that an
     entity lacks has weight exactly zero; an entity without any is one learned vector.
 
+    How much redundancy counts (:math:`\omega`, at first 0) is learned like the other weights.
     Redundancy is measured, not trained through: :math:`R` carries no gradient into the views (it
     could be lowered by making views useless), only :meth:`redundancy` does, where asked for.
     In training :math:`\hat I` contrasts against a random part of the entities at hand. The last
@@ -71,8 +73,9 @@ class CMKF(torch.nn.Module):
         intra (bool, optional): If set to :obj:`False`, :math:`R_{m,k} = 0`.
             (default: :obj:`True`)
         inter (bool, optional): If set to :obj:`False`, :math:`R_m = 0`. (default: :obj:`True`)
-        relation_weight (bool, optional): If set to :obj:`False`, :math:`\theta_{r,m}` is the same
-            for all relations. (default: :obj:`True`)
+        uniform (bool, optional): If set to :obj:`True`, all weights are equal: the plain mean over
+            available modalities, to compare with. (default: :obj:`False`)
+        relation_weight (bool, optional): If set to :obj:`False`, :math:`\delta_{r,m} = 0`. (default: :obj:`True`)
         num_references (int, optional): The size :math:`n` of the reference bank.
             (default: :obj:`256`)
         max_samples (int, optional): The largest number of entities that :meth:`learning_loss` and
@@ -84,7 +87,7 @@ class CMKF(torch.nn.Module):
     def __init__(self, num_experts: Dict[str, int], channels: int, num_relations: int = 1,
                  estimator: Callable[[int, int], MutualInformation] = InfoNCE,
                  temperature: float = 1.0, modality_temperature: float = 1.0, intra: bool = True,
-                 inter: bool = True, relation_weight: bool = True, num_references: int = 256,
+                 inter: bool = True, uniform: bool = False, relation_weight: bool = True, num_references: int = 256,
                  max_samples: int = 1024):
         super().__init__()
         if not num_experts:
@@ -97,21 +100,23 @@ class CMKF(torch.nn.Module):
         self.num_experts = {m: num_experts[m] for m in sorted(num_experts)}
         self.channels = channels
         self.num_relations = num_relations
+        self.uniform = uniform
         self.temperature = temperature
         self.modality_temperature = modality_temperature
-        self.relation_weight = relation_weight
         self.num_references = num_references
         self.max_samples = max_samples
 
         self.intra = torch.nn.ModuleDict({
-            m: estimator(k, channels) for m, k in self.num_experts.items() if intra and k > 1})
+            m: estimator(k, channels) for m, k in self.num_experts.items() if intra and k > 1 and not uniform})
         self.inter = (estimator(len(self.num_experts), channels)
-                      if inter and len(self.num_experts) > 1 else None)
+                      if inter and len(self.num_experts) > 1 and not uniform else None)
 
         num_views, num_modalities = sum(self.num_experts.values()), len(self.num_experts)
-        # One row for each relation and inverse relation, the last one for "no relation":
-        self.modality_weight = Embedding(2 * num_relations + 1 if relation_weight else 1,
-                                         num_modalities)
+        # theta_m, and what each relation and inverse relation adds to it:
+        self.modality_weight = torch.nn.Parameter(torch.empty(num_modalities))
+        self.redundancy_scale = torch.nn.Parameter(torch.empty(()))
+        self.relation_weight = (Embedding(2 * num_relations, num_modalities)
+                                if relation_weight else None)
         self.missing = torch.nn.Parameter(torch.empty(channels))
         self.register_buffer('bank_views', torch.empty(num_references, num_views, channels))
         self.register_buffer('bank_modality_views',
@@ -129,10 +134,18 @@ class CMKF(torch.nn.Module):
         r"""Resets all learnable parameters of the module and empties the reference bank."""
         for estimator in self.estimators():
             estimator.reset_parameters()
-        zeros(self.modality_weight.weight)
+        zeros(self.modality_weight)
+        zeros(self.redundancy_scale)
+        if self.relation_weight is not None:
+            zeros(self.relation_weight.weight)
         torch.nn.init.normal_(self.missing, std=self.channels**-0.5)
         for buffer in (self.bank_views, self.bank_modality_views, self.bank_mask):
             buffer.zero_()  # Nobody is there to contrast with: all redundancies are zero.
+
+    def gates(self) -> List[torch.nn.Parameter]:
+        r"""The parameters :math:`\theta`, :math:`\delta` and :math:`\omega` that weigh modalities."""
+        relation = [] if self.relation_weight is None else [self.relation_weight.weight]
+        return [self.modality_weight, self.redundancy_scale, *relation]
 
     def estimators(self) -> List[MutualInformation]:
         r"""All information estimators of the module."""
@@ -165,7 +178,7 @@ class CMKF(torch.nn.Module):
                             for r in self._split(redundancy)], dim=1)
         modality_views = torch.stack([  # [N, M, C]
             torch.einsum('nk,nkc->nc', w, v)
-            for w, v in zip(self._split(weight), self._split(stacked))
+            for w, v in zip(self._split(weight), self._split(stacked), strict=True)
         ], dim=1)
         with torch.no_grad():
             bank_modality_views = self.bank_modality_views if rows is None else \
@@ -193,24 +206,42 @@ class CMKF(torch.nn.Module):
                 relation-free weight. (default: :obj:`None`)
 
         Returns:
-            (torch.Tensor, torch.Tensor): :math:`\beta_m w_{m,k}` of shape :math:`(B, J)` and
-            :math:`\beta_m` of shape :math:`(B, M)`. Both sum to one, or to zero for an entity
-            without any modality.
+            (torch.Tensor, torch.Tensor): :math:`w_{m,k}` of shape :math:`(B, J)`, which sum to one
+            within each modality, and :math:`\beta_m` of shape :math:`(B, M)`, which sum to one, or
+            to zero for an entity without any modality.
         """
-        theta = (self.modality_weight.weight[-1] if rel_type is None or not self.relation_weight
-                 else self.modality_weight(rel_type))
-        logits = theta - state.modality_redundancy / self.modality_temperature
+        theta = torch.zeros_like(self.modality_weight)
+        if self.uniform:
+            gate_logits = {m: torch.zeros_like(x) for m, x in gate_logits.items()}
+        else:
+            theta = self.modality_weight
+            if rel_type is not None and self.relation_weight is not None:
+                theta = theta + self.relation_weight(rel_type)
+        scale = self.redundancy_scale.exp() / self.modality_temperature
+        logits = theta - scale * state.modality_redundancy
         logits = logits.masked_fill(~state.mask, torch.finfo(logits.dtype).min)
         # The product makes the weight of a missing modality exactly zero, also if all are missing:
         beta = logits.softmax(dim=-1) * state.mask  # [B, M]
-        out = [(gate_logits[m] - r / self.temperature).softmax(dim=-1) * beta[:, i:i + 1]
-               for i, (m, r) in enumerate(zip(self.num_experts, self._split(state.view_redundancy)))]
-        return torch.cat(out, dim=1), beta
+        weight = torch.cat([
+            (gate_logits[m] - r / self.temperature).softmax(dim=-1)
+            for m, r in zip(self.num_experts, self._split(state.view_redundancy), strict=True)
+        ], dim=1)  # [B, J]
+        return weight, beta
 
-    def fuse(self, state: EntityViews, weight: Tensor) -> Tensor:
-        r"""The joint view :math:`h`, :math:`(B, F)`, from weights :math:`(B, J)` of the views."""
+    def fuse(self, state: EntityViews, weight: Tensor, beta: Tensor) -> Tensor:
+        r"""The joint view :math:`h`, :math:`(B, F)`, from what :meth:`weights` returns."""
+        weight = torch.cat([w * beta[:, i:i + 1] for i, w in enumerate(self._split(weight))], dim=1)
         joint = torch.einsum('bj,bjc->bc', weight, state.views)
         return torch.where(state.mask.any(dim=-1, keepdim=True), joint, self.missing)
+
+    def single(self, state: EntityViews, weight: Tensor) -> Dict[str, Tensor]:
+        r"""The view of each modality alone, :math:`h_m = \sum_k w_{m,k} v_{m,k}`, :math:`(B, F)`;
+        zero where an entity lacks the modality."""
+        return {
+            m: torch.einsum('bk,bkc->bc', w, v) * state.mask[:, i:i + 1]
+            for i, (m, w, v) in enumerate(zip(self.num_experts, self._split(weight),
+                                              self._split(state.views), strict=True))
+        }
 
     def learning_loss(self, state: EntityViews) -> Tensor:
         r"""The loss that trains the information estimators, and nothing else."""
@@ -240,7 +271,7 @@ class CMKF(torch.nn.Module):
         return {
             m: (v, b, mask[:, i:i + 1].expand(v.shape[:2]), bank_mask[:, i:i + 1].expand(b.shape[:2]))
             for i, (m, v, b) in enumerate(
-                zip(self.num_experts, self._split(views), self._split(bank)))
+                zip(self.num_experts, self._split(views), self._split(bank), strict=True))
         }
 
     def _split(self, stacked: Tensor) -> Sequence[Tensor]:

@@ -57,8 +57,8 @@ class AdditiveComplEx(MultiModalModel):
             out = out + (x @ weight) * mask_dict[m].unsqueeze(-1)
         return out
 
-    def heads(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:
+    def head_vectors(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:
         return encoded[row]
 
-    def candidates(self, encoded: Tensor) -> Tensor:
+    def candidate_vectors(self, encoded: Tensor) -> Tensor:
         return encoded

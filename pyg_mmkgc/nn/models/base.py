@@ -7,7 +7,7 @@ from torch_geometric.nn.kge.loader import KGTripletLoader
 
 from pyg_mmkgc.data import EDGE, TripleIndex, build_index, seen_entities
 from pyg_mmkgc.evaluation import Ranks, compute_metrics, rank
-from pyg_mmkgc.nn.decoders import Decoder
+from pyg_mmkgc.nn.decoders.base import Decoder, Parts
 
 OBJECTIVES = ('softmax', 'bce', 'sampled')
 
@@ -20,15 +20,16 @@ class KGModel(torch.nn.Module):
     :math:`r`, so that heads are asked for by :math:`(t, r + R, ?)`.
 
     A subclass says where the vectors come from, by :meth:`encode` (all that can be computed once,
-    whatever is asked), :meth:`heads` (an entity under the relation of a query) and
-    :meth:`candidates` (an entity as an answer).
+    whatever is asked), :meth:`head_vectors` (an entity under the relation of a query) and
+    :meth:`candidate_vectors` (an entity as an answer).
 
     The loss of a batch of triples is one or the sum of two parts. Over all entities seen in
     training it is
 
     * ``'softmax'``: :math:`-\log \mathrm{softmax}_{t'} \, s(h, r, t')_t`, or
-    * ``'bce'``: the mean of :math:`\mathrm{softplus}(s(h, r, t'))` over :math:`t'`, minus
-      :math:`s(h, r, t)` for the known answers among them,
+    * ``'bce'``: the mean over :math:`t'` of the binary cross-entropy of
+      :math:`\sigma(s(h, r, t'))`, where all training answers of :math:`(h, r)` are true
+      (looking them up synchronises with the host),
 
     and ``'sampled'`` with :obj:`neg_sampling` is, for negatives :math:`t'_i` with weights
     :math:`w_i`,
@@ -77,9 +78,12 @@ class KGModel(torch.nn.Module):
         self.regularization = regularization
         self.neg_sampling = neg_sampling
         self.neg_weight = neg_weight
+        self.held_out_gates = False
         # What is known of the graph; not part of the saved model, `attach` brings it:
         self.register_buffer('seen', torch.ones(num_entities, dtype=torch.bool), persistent=False)
         self.known: Optional[TripleIndex] = None
+        self._train_known: Optional[TripleIndex] = None
+        self._test_candidates: Optional[Tensor] = None
 
     @classmethod
     def from_data(cls, data: HeteroData, **kwargs) -> 'KGModel':
@@ -100,6 +104,8 @@ class KGModel(torch.nn.Module):
                              f'{self.num_entities})')
         self.seen = seen_entities(data).to(self.seen.device)
         self.known = build_index(data)
+        self._train_known = build_index(data, ['train']).to(self.seen.device)
+        self._test_candidates = self.seen if data.get('candidates') == 'seen' else None
         return self
 
     def reset_parameters(self):
@@ -117,11 +123,11 @@ class KGModel(torch.nn.Module):
         """
         raise NotImplementedError
 
-    def heads(self, encoded: Any, row: Tensor, rel_type: Tensor) -> Tensor:
+    def head_vectors(self, encoded: Any, row: Tensor, rel_type: Tensor) -> Tensor:
         r"""The heads of queries, seen under their relations, :math:`(B, F)`."""
         raise NotImplementedError
 
-    def candidates(self, encoded: Any) -> Tensor:
+    def candidate_vectors(self, encoded: Any) -> Tensor:
         r"""All encoded entities as answers, :math:`(n, F)`."""
         raise NotImplementedError
 
@@ -138,8 +144,8 @@ class KGModel(torch.nn.Module):
         index, row = torch.cat([head_index, tail_index]).unique(return_inverse=True)
         head_row, tail_row = row.split(head_index.numel())
         encoded = self.encode(index)
-        query = self.decoder.query(self.heads(encoded, head_row, rel_type), rel_type)
-        return self.decoder.score(query, self.candidates(encoded)[tail_row])
+        query = self.decoder.query(self.head_vectors(encoded, head_row, rel_type), rel_type)
+        return self.decoder.score(query, self.candidate_vectors(encoded)[tail_row])
 
     def score_all(self, head_index: Tensor, rel_type: Tensor) -> Tensor:
         r"""Returns the scores of all entities as tails, :math:`(B, N)`.
@@ -151,17 +157,17 @@ class KGModel(torch.nn.Module):
             rel_type (torch.Tensor): The relation types, inverse ones included.
         """
         encoded = self.encode()
-        query = self.decoder.query(self.heads(encoded, head_index, rel_type), rel_type)
-        return self.decoder.score_all(query, self.candidates(encoded))
+        query = self.decoder.query(self.head_vectors(encoded, head_index, rel_type), rel_type)
+        return self.decoder.score_all(query, self.candidate_vectors(encoded))
 
     def scorer(self) -> Callable[[Tensor, Tensor, int, int], Tensor]:
         r"""A function ``(head_index, rel_type, start, stop)`` that scores a range of candidates,
         with everything that does not depend on the query computed once."""
         encoded = self.encode()
-        table = self.candidates(encoded)
+        table = self.candidate_vectors(encoded)
 
         def score(head_index: Tensor, rel_type: Tensor, start: int, stop: int) -> Tensor:
-            query = self.decoder.query(self.heads(encoded, head_index, rel_type), rel_type)
+            query = self.decoder.query(self.head_vectors(encoded, head_index, rel_type), rel_type)
             return self.decoder.score_all(query, table[start:stop])
 
         return score
@@ -180,17 +186,24 @@ class KGModel(torch.nn.Module):
             log (Dict[str, torch.Tensor], optional): Filled with the parts of the loss, detached.
         """
         encoded = self.encode()
-        head = self.heads(encoded, head_index, rel_type)
-        table = self.candidates(encoded)
+        head = self.head_vectors(encoded, head_index, rel_type)
+        table = self.candidate_vectors(encoded)
         query = self.decoder.query(head, rel_type)
 
         parts = {}
-        if self.objective != 'sampled':
-            parts[self.objective] = self._full_loss(query, table, head_index, rel_type, tail_index)
+        scores = None if self.objective == 'sampled' else self.decoder.parts(query, table)
         if self.neg_sampling is not None:
             weight = 1.0 if self.objective == 'sampled' else self.neg_weight
-            parts['sampled'] = weight * self._sampled_loss(query, table, head_index, rel_type,
-                                                           tail_index)
+            parts['sampled'] = weight * self._sampled_loss(query, table, scores, head_index,
+                                                           rel_type, tail_index)
+        if scores is not None:
+            every = torch.ones_like(self.seen)
+            if len(scores) > 1 and not self.held_out_gates:
+                decision = self.decoder.combine(query, table, scores)
+                scores['decision'] = decision, every[tail_index], every
+            for name, (score, *has) in scores.items():
+                name = self.objective if len(scores) == 1 else f'{self.objective}_{name}'
+                parts[name] = self._full_loss(score, head_index, rel_type, tail_index, *has)
         if self.regularization > 0:
             parts['regularization'] = self.regularization * self.decoder.regularization(
                 head, rel_type, table[tail_index])
@@ -203,6 +216,35 @@ class KGModel(torch.nn.Module):
         r"""Further named parts of the loss, from what has been encoded anyway."""
         return {}
 
+    def gates(self) -> List[torch.nn.Parameter]:
+        r"""The parameters that weigh modalities. They learn from :meth:`loss` like all others, or,
+        with :attr:`held_out_gates` set, from :meth:`gate_loss` on triples held out of it."""
+        return []
+
+    def gate_loss(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor) -> Tensor:
+        r"""The softmax loss of the decision as a function of :meth:`gates` alone, without dropout.
+
+        What a modality is worth for entities and facts that it was not fitted to cannot be seen
+        in the training loss: there, the modality that memorises best weighs most.
+
+        Args:
+            head_index (torch.Tensor): The head indices of held-out triples.
+            rel_type (torch.Tensor): The relation types.
+            tail_index (torch.Tensor): The tail indices.
+        """
+        mode = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                encoded = self.encode()
+            head = self.head_vectors(encoded, head_index, rel_type)
+            query = self.decoder.query(head, rel_type)
+            score = self.decoder.score_all(query, self.candidate_vectors(encoded))
+            score = score.masked_fill(~self.seen, torch.finfo(score.dtype).min)
+            return torch.nn.functional.cross_entropy(score, tail_index)
+        finally:
+            self.train(mode)
+
     def alternating_parameters(self) -> List[torch.nn.Parameter]:
         r"""Parameters that are trained on :meth:`alternating_loss` instead of :meth:`loss`, in
         alternation with all others."""
@@ -212,28 +254,42 @@ class KGModel(torch.nn.Module):
         r"""The loss of :meth:`alternating_parameters`."""
         raise NotImplementedError(f"'{self.__class__.__name__}' alternates nothing")
 
-    def _full_loss(self, query: Tensor, table: Tensor, head_index: Tensor, rel_type: Tensor,
-                   tail_index: Tensor) -> Tensor:
-        score = self.decoder.score_all(query, table)  # [B, N]
+    def _full_loss(self, score: Tensor, head_index: Tensor, rel_type: Tensor, tail_index: Tensor,
+                   has_query: Tensor, has_candidate: Tensor) -> Tensor:
         # Entities that training never names are no negatives: nothing is known of them.
-        score = score.masked_fill(~self.seen, float('-inf'))
+        allowed = self.seen & has_candidate
+        valid = has_query & allowed[tail_index]
+        smoothing = self.label_smoothing
         if self.objective == 'softmax':
-            return _softmax_loss(score, tail_index, self.label_smoothing, self.seen)
-        target = torch.zeros_like(score).scatter_(1, tail_index.unsqueeze(1), 1.0)
-        target = target * (1 - self.label_smoothing) + self.label_smoothing / self.seen.sum()
-        loss = torch.nn.functional.softplus(score) - target * score.clamp(min=-1e4)
-        return (loss * self.seen).sum() / (score.size(0) * self.seen.sum())
+            # An addition costs nothing in the backward pass, a masked fill a copy of all scores:
+            bias = torch.zeros_like(score[0]).masked_fill_(~allowed, torch.finfo(score.dtype).min)
+            loss = torch.nn.functional.cross_entropy(score + bias, tail_index, reduction='none')
+            if smoothing > 0:
+                mean = (score * allowed).sum(dim=-1) / allowed.sum().clamp(min=1)
+                loss = loss + smoothing * (score.gather(1, tail_index.unsqueeze(1))[:, 0] - mean)
+        else:
+            target = score.new_zeros(score.shape)
+            target[self._train_known.answers(head_index, rel_type)] = 1.0
+            target.scatter_(1, tail_index.unsqueeze(1), 1.0)
+            target = target * (1 - smoothing) + smoothing / self.num_entities
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(score, target,
+                                                                        reduction='none')
+            loss = (loss * allowed).sum(dim=-1) / allowed.sum().clamp(min=1)
+        return (loss * valid).sum() / valid.sum().clamp(min=1)
 
-    def _sampled_loss(self, query: Tensor, table: Tensor, head_index: Tensor, rel_type: Tensor,
-                      tail_index: Tensor) -> Tensor:
+    def _sampled_loss(self, query: Tensor, table: Tensor, scores: Optional[Parts],
+                      head_index: Tensor, rel_type: Tensor, tail_index: Tensor) -> Tensor:
         neg_index, mask = self.neg_sampling.corrupt(head_index, rel_type, tail_index)
-        pos_score = self.decoder.score(query, table[tail_index])  # [B]
-        neg_score = self.decoder.score(query.unsqueeze(1), table[neg_index])  # [B, n]
-        weight = self.neg_sampling.weight(neg_score.detach(), mask) * mask
-        self.neg_sampling.update(neg_index, neg_score.detach(), mask)
-        pos_loss = torch.nn.functional.softplus(-pos_score).mean()
-        neg_loss = (weight * torch.nn.functional.softplus(neg_score)).sum() / mask.sum().clamp(min=1)
-        return pos_loss + neg_loss
+        index = torch.cat([tail_index.unsqueeze(1), neg_index], dim=1)  # [B, 1 + n]
+        if scores is None:
+            score = self.decoder.score(query.unsqueeze(1), table[index])
+        else:  # All scores are there already: looking them up is cheaper than vectors.
+            score = self.decoder.combine(query, table, scores, index)
+        pos_score, neg_score = score[:, 0], score[:, 1:]
+        weight = self.neg_sampling.weight(neg_score, mask)
+        self.neg_sampling.update(neg_index, neg_score, mask)
+        loss = (weight * torch.nn.functional.softplus(neg_score)).sum() / mask.sum().clamp(min=1)
+        return torch.nn.functional.softplus(-pos_score).mean() + loss
 
     def loader(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor,
                **kwargs) -> KGTripletLoader:
@@ -255,7 +311,8 @@ class KGModel(torch.nn.Module):
              k: int = 10, log: bool = True) -> Tuple[float, float, float]:
         r"""Mean rank, MRR and Hits@:math:`k`, the tuple of PyG's
         :meth:`~torch_geometric.nn.kge.KGEModel.test`, but *filtered* by all splits of the graph,
-        over *both sides*, and with *one-based* ranks in which ties count half.
+        over *both sides*, and with *one-based* ranks in which ties count half. Candidates are those
+        of the graph's protocol (:obj:`data.candidates`).
 
         Args:
             head_index (torch.Tensor): The head indices.
@@ -277,13 +334,20 @@ class KGModel(torch.nn.Module):
             sides = [(head_index, rel_type, tail_index),
                      (tail_index, rel_type + self.num_relations, head_index)]
             ranks = Ranks.cat([
-                rank(scorer, *side, known, num_entities=self.num_entities, batch_size=batch_size,
-                     log=log) for side in sides
+                rank(scorer, *side, known, num_entities=self.num_entities,
+                     candidates=self._test_candidates, batch_size=batch_size, log=log) for side in sides
             ])
         finally:
             self.train(mode)
         metrics = compute_metrics(ranks, ks=(k, ))
         return metrics['mr'], metrics['mrr'], metrics[f'hits@{k}']
+
+    def modality_weights(self, index: Tensor,
+                         rel_type: Optional[Tensor] = None) -> Optional[Tensor]:
+        r"""The share of each modality in the decision for entities, as heads under relations or, if
+        :obj:`rel_type` is None, as candidates, :math:`(B, M)`; None for a model that knows no
+        modalities."""
+        return None
 
     def tables(self) -> List[torch.nn.Parameter]:
         r"""The parameters that are looked up by row; an optimiser may treat them on their own."""
@@ -293,12 +357,3 @@ class KGModel(torch.nn.Module):
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({self.num_entities}, '
                 f'num_relations={self.num_relations}, hidden_channels={self.hidden_channels})')
-
-
-def _softmax_loss(score: Tensor, target: Tensor, label_smoothing: float, seen: Tensor) -> Tensor:
-    log_prob = score.log_softmax(dim=-1)
-    loss = -log_prob.gather(1, target.unsqueeze(1)).mean()
-    if label_smoothing == 0:
-        return loss
-    uniform = -log_prob.masked_fill(~seen, 0.0).sum(dim=-1).mean() / seen.sum()
-    return (1 - label_smoothing) * loss + label_smoothing * uniform

@@ -38,8 +38,8 @@ class ComplEx(KGModel):
     def encode(self, index: Optional[Tensor] = None) -> Tensor:
         return self.structure.weight if index is None else self.structure(index)
 
-    def heads(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:
+    def head_vectors(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:
         return encoded[row]
 
-    def candidates(self, encoded: Tensor) -> Tensor:
+    def candidate_vectors(self, encoded: Tensor) -> Tensor:
         return encoded

@@ -1,14 +1,15 @@
-from typing import Dict, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
-from torch_geometric.data import HeteroData
+from torch.nn import Parameter
 
-from pyg_mmkgc.data import get_triples
+from pyg_mmkgc.data import STRUCTURE
 from pyg_mmkgc.nn.conv import EncodedEntities, MoCMEConv
 from pyg_mmkgc.nn.decoders import (
     ComplExDecoder,
     DistMultDecoder,
+    JointDecision,
     RotatEDecoder,
     TransEDecoder,
     TuckERDecoder,
@@ -24,24 +25,101 @@ DECODERS = {
     'tucker': TuckERDecoder,
 }
 ESTIMATORS = {'club': CLUB, 'info_nce': InfoNCE}
+#: The head over the fused view.
+JOINT = 'joint'
 
 
 class MoCME(MultiModalModel):
+    r"""The mixture of complementary modality experts from the `"Complementarity-driven
+    Representation Learning for Multi-modal Knowledge Graph Completion"
+    <https://arxiv.org/abs/2507.20620>`_ paper, as far as its public text goes; formulas are our
+    reconstruction.
+
+    An entity is seen by several experts in each of its modalities
+    (:class:`~pyg_mmkgc.nn.ModalityExperts`); complementarity at two levels
+    (:class:`~pyg_mmkgc.nn.CMKF`) weighs them into one joint view: of a head under the relation of
+    the query, of a candidate relation-free, so that one table serves every query. Beside the
+    joint view, each modality in :obj:`heads` is scored on its own, and all decide together
+    (:class:`~pyg_mmkgc.nn.JointDecision`, after MoMoK). Each head has a loss of its own: in one
+    loss over their sum the head that memorises best would starve the others. EGNS comes in as
+    :obj:`neg_sampling`.
+
+    What weighs modalities (:meth:`gates`: :math:`\theta`, :math:`\delta` of CMKF and
+    :math:`\lambda` of the joint decision) is best learned on held-out triples
+    (:meth:`gate_loss`; :obj:`gate_split` of :class:`~pyg_mmkgc.training.TrainConfig`).
+
+    Args:
+        num_entities (int): The number of entities.
+        num_relations (int): The number of original relations :math:`R`.
+        in_channels (Dict[str, int]): Size of the raw feature of each modality; may be empty.
+        hidden_channels (int, optional): Size of each view. (default: :obj:`200`)
+        num_experts (int or Dict[str, int], optional): The number of experts, for all modalities or
+            for some of them by name (one for the rest). (default: :obj:`3`)
+        decoder (str, optional): ``'complex'``, ``'distmult'``, ``'rotate'``, ``'transe'`` or
+            ``'tucker'``. (default: :obj:`"complex"`)
+        heads (Sequence[str], optional): The modalities with a head of their own; an empty list
+            leaves the joint head alone. (default: all)
+        estimator (str, optional): ``'info_nce'``, or ``'club'``, which is trained in alternation.
+            (default: :obj:`"info_nce"`)
+        intra (bool, optional): Complementarity within modalities. (default: :obj:`True`)
+        inter (bool, optional): Complementarity between modalities. (default: :obj:`True`)
+        temperature (float, optional): :math:`\tau`. (default: :obj:`1.0`)
+        modality_temperature (float, optional): :math:`\tau'`. (default: :obj:`1.0`)
+        uniform (bool, optional): If set to :obj:`True`, the joint view is the plain mean: no
+            gates, no complementarity. (default: :obj:`False`)
+        redundancy_weight (float, optional): The weight of the estimated information between views
+            as a loss. (default: :obj:`0.0`)
+        num_references (int, optional): The size of the reference bank. (default: :obj:`64`)
+        max_samples (int, optional): See :class:`CMKF`. (default: :obj:`256`)
+        dropout (float or Dict[str, float], optional): Dropout on raw features, for all modalities
+            but structure, or by name. (default: :obj:`0.2`)
+        modality_dropout (float or Dict[str, float], optional): See :class:`MultiModalModel`.
+            (default: :obj:`0.2`, and :obj:`0.5` for structure)
+        noise (float, optional): Noise of the experts' gates in training. (default: :obj:`0.0`)
+        **kwargs (optional): Further arguments of :class:`MultiModalModel` and :class:`KGModel`.
+
+    Raises:
+        ValueError: If a name is unknown or an argument out of range.
+    """
     def __init__(self, num_entities: int, num_relations: int, in_channels: Mapping[str, int],
                  hidden_channels: int = 200, num_experts: Union[int, Dict[str, int]] = 3,
-                 decoder: str = 'complex', estimator: str = 'info_nce',
-                 dropout: Union[float, Dict[str, float]] = 0.2,
-                 modality_dropout=0.2, noise=0.0, intra=True, inter=True, temperature=1.0, modality_temperature=1.0,
-                 redundancy_weight: float = 0.0, init_scale: float = 1e-3, **kwargs):
-        super().__init__(num_entities, num_relations, hidden_channels,
-                         DECODERS[decoder](num_relations, hidden_channels), in_channels,
-                         modality_dropout=modality_dropout, init_scale=init_scale, **kwargs)
+                 decoder: str = 'complex', heads: Optional[Sequence[str]] = None,
+                 estimator: str = 'info_nce', intra: bool = True, inter: bool = True,
+                 temperature: float = 1.0, modality_temperature: float = 1.0,
+                 uniform: bool = False, redundancy_weight: float = 0.0, num_references: int = 64,
+                 max_samples: int = 256, dropout: Union[float, Dict[str, float]] = 0.2,
+                 modality_dropout: Optional[Union[float, Dict[str, float]]] = None,
+                 noise: float = 0.0, structure_channels: Optional[int] = None, **kwargs):
+        for name, value, choices in [('decoder', decoder, DECODERS),
+                                     ('estimator', estimator, ESTIMATORS)]:
+            if value not in choices:
+                raise ValueError(f'Unknown {name!r} {value!r} (expected one of {list(choices)})')
+        modalities = sorted([*in_channels, *([] if structure_channels == 0 else [STRUCTURE])])
+        heads = modalities if heads is None else sorted(heads)
+        for m in heads:
+            if m not in modalities:
+                raise ValueError(f"'heads' names the unknown modality {m!r} (expected some of "
+                                 f'{modalities})')
+        if modality_dropout is None:
+            modality_dropout = {m: 0.5 if m == STRUCTURE else 0.2 for m in modalities}
+        super().__init__(
+            num_entities, num_relations, hidden_channels,
+            JointDecision({name: DECODERS[decoder](num_relations, hidden_channels)
+                           for name in [JOINT, *heads]}),
+            in_channels, structure_channels, modality_dropout, **kwargs)
+        self.head_modalities = heads
         self.redundancy_weight = redundancy_weight
+        if not isinstance(dropout, Mapping):
+            dropout = {m: dropout for m in self.in_channels}
         self.conv = MoCMEConv(
             self.channels, hidden_channels, num_relations,
-            self.per_modality('num_experts', num_experts, 1), dropout=self.per_modality('dropout', dropout, 0.0), noise=noise,
-            fusion_kwargs=dict(estimator=ESTIMATORS[estimator], intra=intra, inter=inter,
-                               temperature=temperature, modality_temperature=modality_temperature))
+            self.per_modality('num_experts', num_experts, 1),
+            dropout=self.per_modality('dropout', dropout, 0.0), noise=noise,
+            fusion_kwargs={
+                'estimator': ESTIMATORS[estimator], 'intra': intra, 'inter': inter,
+                'temperature': temperature, 'modality_temperature': modality_temperature,
+                'uniform': uniform, 'num_references': num_references, 'max_samples': max_samples,
+            })
         self.reset_parameters()
 
     def reset_parameters(self):
@@ -51,20 +129,33 @@ class MoCME(MultiModalModel):
     def encode(self, index: Optional[Tensor] = None) -> EncodedEntities:
         return self.conv.encode(*self.inputs(index))
 
-    def heads(self, encoded: EncodedEntities, row: Tensor, rel_type: Tensor) -> Tensor:
-        return self.conv.joint(encoded.select(row), rel_type)
+    def head_vectors(self, encoded: EncodedEntities, row: Tensor, rel_type: Tensor) -> Tensor:
+        return self._vectors(encoded.select(row), rel_type)
 
-    def candidates(self, encoded: EncodedEntities) -> Tensor:
-        return self.conv.joint(encoded)
+    def candidate_vectors(self, encoded: EncodedEntities) -> Tensor:
+        return self._vectors(encoded)
+
+    def _vectors(self, encoded: EncodedEntities, rel_type: Optional[Tensor] = None) -> Tensor:
+        r"""The joint view and the view of each head, and which of them there are."""
+        joint, views = self.conv.views(encoded, rel_type)
+        mask = dict(zip(self.modalities, encoded.views.mask.unbind(1), strict=True))
+        has = [joint.new_ones(joint.size(0)), *(mask[m].to(joint.dtype)
+                                                for m in self.head_modalities)]
+        return torch.cat([joint, *(views[m] for m in self.head_modalities),
+                          torch.stack(has, dim=1)], dim=1)
 
     def auxiliary_losses(self, encoded: EncodedEntities) -> Dict[str, Tensor]:
-        parts = {'information': self.conv.fusion.learning_loss(encoded.views)}
+        fusion, parts = self.conv.fusion, {}
+        if fusion.estimators() and not self.alternating_parameters():
+            parts['information'] = fusion.learning_loss(encoded.views)
         if self.redundancy_weight > 0:
-            parts['redundancy'] = self.redundancy_weight * self.conv.fusion.redundancy(
-                encoded.views)
+            parts['redundancy'] = self.redundancy_weight * fusion.redundancy(encoded.views)
         return parts
 
-    def alternating_parameters(self):
+    def gates(self) -> List[Parameter]:
+        return [*self.conv.fusion.gates(), *self.decoder.gates()]
+
+    def alternating_parameters(self) -> List[Parameter]:
         return [p for estimator in self.conv.fusion.estimators() if estimator.alternating
                 for p in estimator.parameters()]
 
@@ -72,3 +163,30 @@ class MoCME(MultiModalModel):
         with torch.no_grad():
             encoded = self.encode()
         return self.conv.fusion.learning_loss(encoded.views)
+
+    @torch.no_grad()
+    def modality_weights(self, index: Tensor, rel_type: Optional[Tensor] = None) -> Tensor:
+        r"""The share of each modality in the decision: with :math:`\lambda_{r,v}` from the joint
+        decision, and :math:`\lambda_v` without a relation,
+
+        .. math::
+            \frac{\lambda_{r,\mathrm{joint}} \, \beta_m(e \mid r) + \lambda_{r,m} \, a_m(e)}
+            {\lambda_{r,\mathrm{joint}} + \sum_n \lambda_{r,n} \, a_n(e)} .
+
+        Args:
+            index (torch.Tensor): Entity ids :math:`(B)`.
+            rel_type (torch.Tensor, optional): Relations :math:`(B)`. (default: :obj:`None`)
+
+        Returns:
+            torch.Tensor: Weights :math:`(B, M)` in the order of :attr:`modalities`, zero for a
+            modality that an entity lacks.
+        """
+        encoded = self.encode(index)
+        _, beta = self.conv.weights(encoded, rel_type)
+        gate = self.decoder.gate(rel_type)
+        gate = gate.expand(index.numel(), -1)  # [B, 1 + heads]
+        out = gate[:, :1] * beta
+        for i, m in enumerate(self.head_modalities, start=1):
+            j = self.modalities.index(m)
+            out[:, j] += gate[:, i] * encoded.views.mask[:, j]
+        return out / out.sum(dim=1, keepdim=True).clamp(min=torch.finfo(out.dtype).tiny)

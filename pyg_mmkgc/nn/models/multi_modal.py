@@ -144,4 +144,4 @@ class MultiModalModel(KGModel):
         p = torch.tensor([self.modality_dropout[m] for m in self.modalities], device=mask.device)
         kept = mask & (torch.rand(mask.shape, device=mask.device) >= p)
         kept = torch.where(kept.any(dim=1, keepdim=True), kept, mask)
-        return dict(zip(self.modalities, kept.unbind(1)))
+        return dict(zip(self.modalities, kept.unbind(1), strict=True))
