@@ -113,8 +113,9 @@ def save_data(data: HeteroData, path: PathLike) -> None:
                 values[key] = value
         stores.append({'kind': kind, 'name': name, 'keys': keys, 'values': values})
 
-    encoded = json.dumps(stores, ensure_ascii=False, default=_encode).encode('utf-8', 'surrogatepass')
-    tensors[JSON_KEY] = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
+    encoded = json.dumps(stores, ensure_ascii=False, default=_encode)
+    tensors[JSON_KEY] = torch.frombuffer(
+        bytearray(encoded.encode('utf-8', 'surrogatepass')), dtype=torch.uint8)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, {METADATA_KEY: f'{FORMAT} {_checksum(tensors)}'})
 

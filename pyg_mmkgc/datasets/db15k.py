@@ -16,12 +16,12 @@ class DB15K(MMKGDataset):
     12,842 entities, 279 relations, 79,222 / 9,904 / 9,902 triples for training, validation and
     test. Labels are the names in DBpedia: ``'Lady Gaga'``, ``'birthPlace'``.
 
-    ==========  ===================================================  ==================
-    modality    from                                                 entities
-    ==========  ===================================================  ==================
-    ``text``    label, and Wikidata's short description for 12,303   12,842
-    ``numeric`` 48,105 literals of 225 attributes, as in mmkb        10,947
-    ==========  ===================================================  ==================
+    ===========  ===================================================  ==================
+    modality     from                                                 entities
+    ===========  ===================================================  ==================
+    ``text``     label, and Wikidata's short description for 12,303   12,842
+    ``numeric``  48,105 literals of 225 attributes, as in mmkb        10,947
+    ===========  ===================================================  ==================
 
     **Known defects.** 6,584 of the 7,481 distinct validation triples stand in train and 824 in
     test (the file has 9,904 lines): nothing can be selected on this validation set. 77 test

@@ -191,10 +191,11 @@ class Trainer:
             logger.warning('Interrupted; the best weights so far are kept')
             interrupted = True
         finally:
-            bar.close()
+            # First of all, since closing the bar fails where nobody reads stderr any more:
             if best.mrr is None and average is not None:
                 average.swap()
             best.restore()
+            bar.close()
         model.eval()
         return TrainResult(history, best.epoch, best.mrr, interrupted)
 
@@ -263,7 +264,10 @@ class _Steps:
             loss = self.model.loss(head_index, rel_type, tail_index, log=parts)
         self.fabric.backward(loss)
         if self.config.grad_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+            # Not of all parameters: what another optimiser steps may have gradients of its own.
+            torch.nn.utils.clip_grad_norm_(
+                [p for optimizer in self.main for group in optimizer.param_groups
+                 for p in group['params']], self.config.grad_clip)
         for optimizer in self.main:
             optimizer.step()
         return {'loss': loss.detach(), **parts}

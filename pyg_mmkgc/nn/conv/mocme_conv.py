@@ -143,7 +143,7 @@ class MoCMEConv(MessagePassing):
 
     def weights(self, encoded: EncodedEntities,
                 rel_type: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
-        r"""Weights of views :math:`(B, J)` and modalities :math:`(B, M)`, see :meth:`CMKF.weights`."""
+        r"""Weights of views and modalities, see :meth:`CMKF.weights`."""
         logits = {m: experts.gate_logits(encoded.gate_logits[m], rel_type)
                   for m, experts in self.experts.items()}
         return self.fusion.weights(encoded.views, logits, rel_type)

@@ -55,7 +55,7 @@ class JointDecision(torch.nn.Module):
     def _split(self, x: Tensor) -> List[Tuple[Tensor, Tensor]]:
         r"""The views, each with :math:`a_v` (or :math:`\lambda a_v`) as its last channel."""
         *views, gate = x.split([self.channels] * len(self.decoders) + [len(self.decoders)], dim=-1)
-        return list(zip(views, gate.unbind(dim=-1)))
+        return list(zip(views, gate.unbind(dim=-1), strict=True))
 
     def gate(self, rel_type: Optional[Tensor] = None) -> Tensor:
         r""":math:`\lambda_{r,v}`, :math:`(B, V)`, or :math:`\exp(w_v)`, :math:`(V)`, without
@@ -65,8 +65,10 @@ class JointDecision(torch.nn.Module):
 
     def query(self, head: Tensor, rel_type: Tensor) -> Tensor:
         r"""What a tail is compared with, :math:`(B, VC + V)`; see :meth:`Decoder.query`."""
-        queries = [decoder.query(x, rel_type)
-                   for decoder, (x, _) in zip(self.decoders.values(), self._split(head), strict=True)]
+        queries = [
+            decoder.query(x, rel_type)
+            for decoder, (x, _) in zip(self.decoders.values(), self._split(head), strict=True)
+        ]
         return torch.cat([*queries, self.gate(rel_type) * head[..., -len(self.decoders):]], dim=-1)
 
     def score(self, query: Tensor, tail: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from torch_geometric.nn.inits import glorot, zeros
 
 
 class ModalityExperts(torch.nn.Module):
-    r"""A mixture of :math:`K` experts that looks at one modality in :math:`K` ways, and the gate that
-    says which of the views matters under which relation.
+    r"""A mixture of :math:`K` experts that look at one modality in :math:`K` ways, and the gate
+    that says which of the views matters under which relation.
 
     Expert :math:`k` is an affine map of the raw feature :math:`x(e)`, as in MoMoK (`"Multiple
     Heads are Better than One: Mixture of Modality Knowledge Experts for Entity Representation

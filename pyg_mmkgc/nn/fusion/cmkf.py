@@ -75,7 +75,8 @@ class CMKF(torch.nn.Module):
         inter (bool, optional): If set to :obj:`False`, :math:`R_m = 0`. (default: :obj:`True`)
         uniform (bool, optional): If set to :obj:`True`, all weights are equal: the plain mean over
             available modalities, to compare with. (default: :obj:`False`)
-        relation_weight (bool, optional): If set to :obj:`False`, :math:`\delta_{r,m} = 0`. (default: :obj:`True`)
+        relation_weight (bool, optional): If set to :obj:`False`, :math:`\delta_{r,m} = 0`.
+            (default: :obj:`True`)
         num_references (int, optional): The size :math:`n` of the reference bank.
             (default: :obj:`256`)
         max_samples (int, optional): The largest number of entities that :meth:`learning_loss` and
@@ -87,8 +88,8 @@ class CMKF(torch.nn.Module):
     def __init__(self, num_experts: Dict[str, int], channels: int, num_relations: int = 1,
                  estimator: Callable[[int, int], MutualInformation] = InfoNCE,
                  temperature: float = 1.0, modality_temperature: float = 1.0, intra: bool = True,
-                 inter: bool = True, uniform: bool = False, relation_weight: bool = True, num_references: int = 256,
-                 max_samples: int = 1024):
+                 inter: bool = True, uniform: bool = False, relation_weight: bool = True,
+                 num_references: int = 256, max_samples: int = 1024):
         super().__init__()
         if not num_experts:
             raise ValueError("'num_experts' names no modality (expected at least one)")

@@ -33,7 +33,7 @@ class AdditiveComplEx(MultiModalModel):
                  modality_dropout: Optional[Union[float, Dict[str, float]]] = None,
                  init_scale: float = 1e-3, **kwargs):
         if modality_dropout is None:
-            modality_dropout = {STRUCTURE: 0.25}
+            modality_dropout = {} if kwargs.get('structure_channels') == 0 else {STRUCTURE: 0.25}
         super().__init__(num_entities, num_relations, hidden_channels,
                          ComplExDecoder(num_relations, hidden_channels, init_scale), in_channels,
                          modality_dropout=modality_dropout, init_scale=init_scale, **kwargs)
@@ -51,11 +51,13 @@ class AdditiveComplEx(MultiModalModel):
 
     def encode(self, index: Optional[Tensor] = None) -> Tensor:
         x_dict, mask_dict = self.inputs(index)
-        out = x_dict[STRUCTURE] * mask_dict[STRUCTURE].unsqueeze(-1)
-        for m, weight in self.projection.items():
-            x = torch.nn.functional.dropout(x_dict[m], self.dropout, self.training)
-            out = out + (x @ weight) * mask_dict[m].unsqueeze(-1)
-        return out
+        parts = []
+        for m, x in x_dict.items():
+            if m != STRUCTURE:
+                x = torch.nn.functional.dropout(x, self.dropout, self.training)
+                x = x @ self.projection[m]
+            parts.append(x * mask_dict[m].unsqueeze(-1))
+        return sum(parts)
 
     def head_vectors(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:
         return encoded[row]

@@ -268,6 +268,10 @@ class KGModel(torch.nn.Module):
                 mean = (score * allowed).sum(dim=-1) / allowed.sum().clamp(min=1)
                 loss = loss + smoothing * (score.gather(1, tail_index.unsqueeze(1))[:, 0] - mean)
         else:
+            if self._train_known is None:
+                raise ValueError("the model knows no graph to look answers up in for 'bce'; build "
+                                 'it by `from_data` or call `attach(data)`')
+            self._train_known = self._train_known.to(score.device)  # No copy but the first.
             target = score.new_zeros(score.shape)
             target[self._train_known.answers(head_index, rel_type)] = 1.0
             target.scatter_(1, tail_index.unsqueeze(1), 1.0)

@@ -94,6 +94,8 @@ class MoCME(MultiModalModel):
                                      ('estimator', estimator, ESTIMATORS)]:
             if value not in choices:
                 raise ValueError(f'Unknown {name!r} {value!r} (expected one of {list(choices)})')
+        if JOINT in in_channels:
+            raise ValueError(f"'in_channels' must not name {JOINT!r}, which is the joint view")
         modalities = sorted([*in_channels, *([] if structure_channels == 0 else [STRUCTURE])])
         heads = modalities if heads is None else sorted(heads)
         for m in heads:
@@ -125,6 +127,11 @@ class MoCME(MultiModalModel):
     def reset_parameters(self):
         super().reset_parameters()
         self.conv.reset_parameters()
+        if STRUCTURE in self.channels and self.structure_channels == self.hidden_channels:
+            # A learned table needs no projection: its experts start from the identity.
+            weight = self.conv.experts[STRUCTURE].weight.data
+            weight.view(self.structure_channels, -1, self.hidden_channels).add_(
+                torch.eye(self.hidden_channels).unsqueeze(1))
 
     def encode(self, index: Optional[Tensor] = None) -> EncodedEntities:
         return self.conv.encode(*self.inputs(index))

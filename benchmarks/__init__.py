@@ -1,0 +1,1 @@
+r"""Measurements: ``python -m benchmarks NAME``; results are JSON files beside the code."""

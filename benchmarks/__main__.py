@@ -1,0 +1,11 @@
+import sys
+
+from benchmarks import atlas
+
+MEASUREMENTS = {'atlas': atlas.main}
+
+if __name__ == '__main__':
+    if len(sys.argv) < 2 or sys.argv[1] not in MEASUREMENTS:
+        sys.exit(f'usage: python -m benchmarks NAME [...], with NAME one of '
+                 f'{", ".join(MEASUREMENTS)}')
+    MEASUREMENTS[sys.argv[1]](sys.argv[2:])

@@ -1,0 +1,44 @@
+r"""What all measurements share: one JSON file for each run, and where it was made."""
+import json
+import os
+import platform
+import statistics
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+import torch
+import torch_geometric
+
+import pyg_mmkgc
+from pyg_mmkgc.data.io import atomic_write
+
+RESULTS = Path(__file__).parent / 'results'
+
+
+def machine() -> Dict[str, Any]:
+    r"""The machine and the versions that a number was measured with."""
+    return {'processor': platform.machine(), 'cores': os.cpu_count(),
+            'threads': torch.get_num_threads(),
+            'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            'python': platform.python_version(), 'torch': torch.__version__,
+            'torch_geometric': torch_geometric.__version__, 'pyg_mmkgc': pyg_mmkgc.__version__}
+
+
+def save(path: Path, result: Dict[str, Any]) -> None:
+    r"""Write one result; a file that exists is a finished run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, 'w') as f:
+        json.dump(result, f, indent=1)
+        f.write('\n')
+
+
+def load(folder: Path) -> List[Dict[str, Any]]:
+    r"""All results in a folder, in the order of their names."""
+    return [json.loads(path.read_text(encoding='utf-8')) for path in sorted(folder.glob('*.json'))]
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    r"""Mean and sample standard deviation of fractions, in percent."""
+    values = [100 * value for value in values]
+    mean = f'{statistics.mean(values):.{digits}f}'
+    return mean if len(values) < 2 else f'{mean} ± {statistics.stdev(values):.{digits}f}'

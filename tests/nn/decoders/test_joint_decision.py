@@ -1,0 +1,193 @@
+import pytest
+import torch
+
+from pyg_mmkgc.nn.decoders import (
+    ComplExDecoder,
+    DistMultDecoder,
+    JointDecision,
+    RotatEDecoder,
+    TransEDecoder,
+    TuckERDecoder,
+)
+from pyg_mmkgc.testing import NoSync
+
+R, C, V, B, N = 3, 4, 3, 8, 5
+KINDS = {
+    'mixed': (ComplExDecoder, TransEDecoder, TuckERDecoder),
+    'complex': (ComplExDecoder, ) * V,
+    'distmult': (DistMultDecoder, ) * V,
+    'rotate': (RotatEDecoder, ) * V,
+}
+
+
+@pytest.fixture(params=KINDS)
+def decision(request):
+    torch.manual_seed(0)
+    out = JointDecision({name: cls(R, C) for name, cls in
+                         zip(['joint', 'image', 'text'], KINDS[request.param], strict=True)})
+    with torch.no_grad():
+        for p in out.parameters():
+            p.copy_(0.7 * torch.randn_like(p))
+    return out
+
+
+def vectors(size, seed):
+    """Views beside each other, and which of them there are."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(size, V, C, generator=generator)
+    has = (torch.rand(size, V, generator=generator) < 0.6).float()
+    has[:, 0] = 1.0
+    return x, has, torch.cat([x.flatten(1), has], dim=1)
+
+
+@pytest.fixture
+def batch():
+    head, tail = vectors(B, 1), vectors(N, 2)
+    return head, torch.arange(B) % (2 * R), tail
+
+
+def slow(decision, batch, names=None):
+    (head, head_has, _), rel_type, (tail, tail_has, _) = batch
+    out = torch.zeros(B, N)
+    for b in range(B):
+        for n in range(N):
+            for v, (name, decoder) in enumerate(decision.decoders.items()):
+                if names is not None and name not in names:
+                    continue
+                if not (head_has[b, v] and tail_has[n, v]):
+                    continue
+                weight = (decision.weight[v]
+                          + decision.relation_weight.weight[rel_type[b], v]).exp()
+                out[b, n] += weight * decoder(head[b:b + 1, v], rel_type[b:b + 1],
+                                              tail[n:n + 1, v])[0]
+    return out
+
+
+def close(out, expected):
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_sum_over_available_views(decision, batch):
+    (*_, head), rel_type, (*_, tail) = batch
+    expected = slow(decision, batch)
+    query = decision.query(head, rel_type)
+    assert query.shape == (B, V * C + V)
+    close(decision.score_all(query, tail), expected)
+    close(decision.score(query.unsqueeze(1), tail), expected)
+    for n in range(N):
+        close(decision(head, rel_type, tail[n:n + 1].expand(B, -1)), expected[:, n])
+        close(decision.score(query, tail[n]), expected[:, n])
+
+
+@torch.no_grad()
+def test_parts_and_how_they_are_combined(decision, batch):
+    (head, head_has, h), rel_type, (tail, tail_has, t) = batch
+    query = decision.query(h, rel_type)
+    parts = decision.parts(query, t)
+    assert list(parts) == ['joint', 'image', 'text']
+    for v, (name, (score, has_query, has_candidate)) in enumerate(parts.items()):
+        decoder = decision.decoders[name]
+        close(score, decoder.score_all(decoder.query(head[:, v], rel_type), tail[:, v]))
+        assert has_query.equal(head_has[:, v].bool())
+        assert has_candidate.equal(tail_has[:, v].bool())
+    expected = slow(decision, batch)
+    close(decision.combine(query, t, parts), expected)
+    index = torch.randint(N, (B, 9), generator=torch.Generator().manual_seed(0))
+    close(decision.combine(query, t, parts, index), expected.gather(1, index))
+
+
+@torch.no_grad()
+def test_a_plain_decoder_has_one_part():
+    torch.manual_seed(0)
+    decoder = DistMultDecoder(R, C)
+    query, candidates = torch.randn(B, C), torch.randn(N, C)
+    parts = decoder.parts(query, candidates)
+    (score, has_query, has_candidate), = parts.values()
+    assert score.equal(decoder.score_all(query, candidates))
+    assert has_query.equal(torch.ones(B, dtype=torch.bool))
+    assert has_candidate.equal(torch.ones(N, dtype=torch.bool))
+    assert decoder.combine(query, candidates, parts).equal(score)
+    index = torch.randint(N, (B, 3))
+    assert decoder.combine(query, candidates, parts, index).equal(score.gather(1, index))
+
+
+@torch.no_grad()
+def test_what_is_missing_takes_no_part(decision, batch):
+    (head, head_has, h), rel_type, (tail, tail_has, t) = batch
+    expected = decision.score_all(decision.query(h, rel_type), t)
+    for x, has in ((head, head_has), (tail, tail_has)):
+        assert (has == 0).any()
+        x[has == 0] = 50.0
+    h = torch.cat([head.flatten(1), head_has], dim=1)
+    t = torch.cat([tail.flatten(1), tail_has], dim=1)
+    close(decision.score_all(decision.query(h, rel_type), t), expected)
+
+
+@torch.no_grad()
+def test_at_first_heads_add_up(decision, batch):
+    decision.weight.zero_()
+    decision.relation_weight.weight.zero_()
+    assert decision.gate().equal(torch.ones(V))
+    assert decision.gate(batch[1]).equal(torch.ones(B, V))
+    (*_, head), rel_type, (*_, tail) = batch
+    close(decision(head[:N], rel_type[:N], tail),
+          sum(slow(decision, batch, [name]) for name in decision.decoders).diagonal())
+
+
+@torch.no_grad()
+def test_gate(decision):
+    for r in range(2 * R):
+        out = decision.gate(torch.tensor([r]))[0]
+        close(out, (decision.weight + decision.relation_weight.weight[r]).exp())
+    close(decision.gate(), decision.weight.exp())
+    assert [p.shape for p in decision.gates()] == [(V, ), (2 * R, V)]
+
+
+@torch.no_grad()
+def test_joint_regularization(decision, batch):
+    (head, _, h), rel_type, (tail, _, t) = batch
+    out = decision.regularization(h[:N], rel_type[:N], t)
+    expected = sum(decoder.regularization(head[:N, v], rel_type[:N], tail[:, v])
+                   for v, decoder in enumerate(decision.decoders.values()))
+    torch.testing.assert_close(out, expected)
+    assert out > 0
+
+
+def test_gradients_reach_every_parameter(decision, batch):
+    (*_, head), rel_type, (*_, tail) = batch
+    with NoSync():
+        query = decision.query(head, rel_type)
+        decision.score_all(query, tail).square().sum().backward()
+    for name, p in decision.named_parameters():
+        assert p.grad.abs().sum() > 0, name
+
+
+def test_joint_reset_parameters(decision):
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        decision.reset_parameters()
+        states.append({k: v.clone() for k, v in decision.state_dict().items()})
+        with torch.no_grad():
+            for p in decision.parameters():
+                p.add_(1.0)
+    assert all(states[0][k].equal(states[1][k]) for k in states[0])
+    assert not states[0]['weight'].any()
+    assert not states[0]['relation_weight.weight'].any()
+
+
+@pytest.mark.parametrize('decoders', [
+    {},
+    {'joint': DistMultDecoder(R, 4), 'text': DistMultDecoder(R, 6)},
+    {'joint': DistMultDecoder(R, 4), 'text': DistMultDecoder(R + 1, 4)},
+], ids=['none', 'channels', 'relations'])
+def test_invalid_decoders(decoders):
+    with pytest.raises(ValueError, match=r"'decoders' need one and the same number of relations "
+                                         r'and channels \(got \['):
+        JointDecision(decoders)
+
+
+def test_joint_repr():
+    decision = JointDecision({'joint': DistMultDecoder(R, C)})
+    assert str(decision) == "JointDecision(['joint'], channels=4)"

@@ -1,0 +1,224 @@
+import pytest
+import torch
+
+from pyg_mmkgc.data import get_triples, seen_entities
+from pyg_mmkgc.nn import CLUB, CMKF, InfoNCE, MoCME
+from pyg_mmkgc.nn.decoders import ComplExDecoder, TuckERDecoder
+from pyg_mmkgc.testing import FakeMMKG
+
+N, R, C = 24, 3, 6
+NAMES = ['image', 'structure', 'text']
+
+
+@pytest.fixture(scope='module')
+def graph():
+    return FakeMMKG(N, R, {'image': 5, 'text': 4}, seed=1)
+
+
+def make(graph, **kwargs):
+    torch.manual_seed(0)
+    model = MoCME.from_data(graph[0], **{'hidden_channels': C, 'num_references': 8,
+                                         'init_scale': 0.5, **kwargs})
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+        model.train().encode()
+    return model.eval()
+
+
+def available(model):
+    masks = {'image': model.mask_image, 'text': model.mask_text, 'structure': model.seen}
+    return torch.stack([masks[m] for m in NAMES], dim=1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('heads', [None, ['text'], []])
+@pytest.mark.parametrize('with_relation', [True, False])
+def test_modality_weights(with_relation, heads, graph):
+    model = make(graph, heads=heads)
+    heads = NAMES if heads is None else heads
+    index = torch.arange(N)
+    rel_type = index % (2 * R) if with_relation else None
+    out = model.modality_weights(index, rel_type)
+    assert out.shape == (N, 3)
+    assert model.modalities == NAMES
+    mask = available(model)
+    for e in range(N):
+        encoded = model.encode(torch.tensor([e]))
+        r = rel_type[e:e + 1] if with_relation else None
+        beta = model.conv.weights(encoded, r)[1][0]
+        weight = model.decoder.weight
+        if with_relation:
+            weight = weight + model.decoder.relation_weight.weight[r[0]]
+        lam = dict(zip(['joint', *heads], weight.exp().tolist(), strict=True))
+        total = lam['joint'] * float(beta.sum()) + sum(
+            lam[m] for i, m in enumerate(NAMES) if m in heads and mask[e, i])
+        for i, m in enumerate(NAMES):
+            expected = lam['joint'] * float(beta[i]) + (
+                lam[m] if m in heads and mask[e, i] else 0.0)
+            assert float(out[e, i]) == pytest.approx(expected / total if total else 0.0, abs=1e-5)
+    assert (out[~mask] == 0).all()
+    torch.testing.assert_close(out.sum(dim=1), mask.any(dim=1).float())
+
+
+@torch.no_grad()
+def test_an_entity_with_nothing_has_no_weights(graph):
+    data = graph[0].clone()
+    for m in ('image', 'text'):
+        data['entity'][f'{m}_mask'][graph.test_only_entity] = False
+    torch.manual_seed(0)
+    model = MoCME.from_data(data, hidden_channels=C).eval()
+    out = model.modality_weights(torch.tensor([graph.test_only_entity, 1]))
+    assert out[0].equal(torch.zeros(3))
+    assert float(out[1].sum()) == pytest.approx(1.0)
+
+
+@torch.no_grad()
+def test_entities_under_a_relation_and_as_candidates(graph):
+    model = make(graph)
+    encoded = model.encode()
+    row, rel_type = torch.tensor([1, 1, 5]), torch.tensor([0, 4, 4])
+    head, table = model.head_vectors(encoded, row, rel_type), model.candidate_vectors(encoded)
+    assert head.shape == (3, 4 * C + 4)
+    assert table.shape == (N, 4 * C + 4)
+    torch.testing.assert_close(head[:, :C], model.conv.joint(encoded.select(row), rel_type))
+    torch.testing.assert_close(table[:, :C], model.conv.joint(encoded))
+    # The relation changes how an entity is seen, but not what it has:
+    assert not torch.allclose(head[0, :C], head[1, :C])
+    expected = torch.cat([torch.ones(N, 1), available(model).float()], dim=1)
+    assert table[:, -4:].equal(expected)
+    assert head[:, -4:].equal(expected[row])
+    # What an entity lacks is zero:
+    for i in range(3):
+        missing = ~available(model)[:, i]
+        assert missing.any()
+        assert not table[missing, (i + 1) * C:(i + 2) * C].any()
+        assert table[~missing, (i + 1) * C:(i + 2) * C].abs().sum(dim=1).min() > 0
+
+
+@torch.no_grad()
+def test_a_score_is_the_sum_of_its_heads(graph):
+    model = make(graph)
+    triples = get_triples(graph[0], 'val')
+    head_index, rel_type, tail_index = triples
+    encoded, mask = model.encode(), available(model)
+    joint, views = model.conv.views(encoded.select(head_index), rel_type)
+    candidate, candidates = model.conv.views(encoded)
+    lam = (model.decoder.weight + model.decoder.relation_weight.weight[rel_type]).exp()
+    decoders = model.decoder.decoders
+    expected = lam[:, 0] * decoders['joint'](joint, rel_type, candidate[tail_index])
+    for i, m in enumerate(NAMES):
+        both = mask[head_index, i] & mask[tail_index, i]
+        assert not both.all()
+        expected += lam[:, i + 1] * both * decoders[m](views[m], rel_type,
+                                                       candidates[m][tail_index])
+    torch.testing.assert_close(model(*triples), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_arguments_build(graph):
+    model = make(graph)
+    assert model.modality_dropout == {'image': 0.2, 'structure': 0.5, 'text': 0.2}
+    assert {m: e.dropout for m, e in model.conv.experts.items()} == {
+        'image': 0.2, 'structure': 0.0, 'text': 0.2}
+    assert {m: e.num_experts for m, e in model.conv.experts.items()} == dict.fromkeys(NAMES, 3)
+    assert list(model.decoder.decoders) == ['joint', *NAMES]
+    assert isinstance(model.decoder.decoders['joint'], ComplExDecoder)
+    assert isinstance(model.conv.fusion, CMKF)
+    assert all(isinstance(e, InfoNCE) for e in model.conv.fusion.estimators())
+
+    model = make(graph, num_experts={'text': 4}, dropout={'structure': 0.1, 'text': 0.3},
+                 decoder='tucker', heads=['text', 'image'], estimator='club', inter=False,
+                 temperature=0.5, modality_temperature=0.7, noise=0.2, max_samples=9,
+                 structure_channels=7)
+    assert {m: e.dropout for m, e in model.conv.experts.items()} == {
+        'image': 0.0, 'structure': 0.1, 'text': 0.3}
+    assert {m: e.num_experts for m, e in model.conv.experts.items()} == {
+        'image': 1, 'structure': 1, 'text': 4}
+    assert list(model.decoder.decoders) == ['joint', 'image', 'text']
+    assert isinstance(model.decoder.decoders['text'], TuckERDecoder)
+    fusion = model.conv.fusion
+    assert [type(e) for e in fusion.estimators()] == [CLUB]
+    assert (fusion.temperature, fusion.modality_temperature) == (0.5, 0.7)
+    assert (fusion.num_references, fusion.max_samples) == (8, 9)
+    assert all(e.noise == 0.2 for e in model.conv.experts.values())
+    assert model.structure.weight.shape == (N, 7)
+    assert make(graph, uniform=True).conv.fusion.uniform
+
+
+def test_parts_of_the_loss(graph):
+    triples = get_triples(graph[0], 'train')
+    heads = {'softmax_joint', *(f'softmax_{m}' for m in NAMES), 'softmax_decision'}
+    for kwargs, expected in [
+        ({}, heads | {'information'}),
+        ({'estimator': 'club'}, heads),
+        ({'intra': False, 'inter': False}, heads),
+        ({'redundancy_weight': 0.1, 'heads': []}, {'softmax', 'information', 'redundancy'}),
+        ({'heads': ['text'], 'regularization': 0.1, 'uniform': True},
+         {'softmax_joint', 'softmax_text', 'softmax_decision', 'regularization'}),
+    ]:
+        log = {}
+        make(graph, **kwargs).loss(*triples, log=log)
+        assert set(log) == expected
+
+
+def test_auxiliary_losses(graph):
+    model = make(graph, redundancy_weight=0.25)
+    encoded = model.encode()
+    parts = model.auxiliary_losses(encoded)
+    fusion = model.conv.fusion
+    torch.testing.assert_close(parts['information'], fusion.learning_loss(encoded.views))
+    torch.testing.assert_close(parts['redundancy'], 0.25 * fusion.redundancy(encoded.views))
+    assert float(parts['redundancy']) != 0.0
+
+
+def test_club_alternates(graph):
+    model = make(graph, estimator='club')
+    own = {id(p) for e in model.conv.fusion.estimators() for p in e.parameters()}
+    assert {id(p) for p in model.alternating_parameters()} == own
+    assert len(own) == 16  # Three modalities and what lies between them, four tensors each.
+    assert make(graph).alternating_parameters() == []
+    encoded = model.encode()
+    torch.testing.assert_close(model.alternating_loss(),
+                               model.conv.fusion.learning_loss(encoded.views))
+
+
+@torch.no_grad()
+def test_modality_dropout_reaches_the_weights(graph):
+    model = make(graph, modality_dropout={'text': 0.9}, noise=0.0, dropout=0.0).train()
+    torch.manual_seed(0)
+    encoded = model.encode()
+    kept = encoded.views.mask[:, 2]
+    assert int(kept.sum()) < 0.5 * int(model.mask_text.sum())
+    _, beta = model.conv.weights(encoded)
+    assert (beta[~kept, 2] == 0).all()
+    assert not model.candidate_vectors(encoded)[~kept, 3 * C:4 * C].any()
+
+
+@torch.no_grad()
+def test_unseen_entities_lack_structure(graph):
+    model = make(graph)
+    seen = seen_entities(graph[0])
+    weights = model.modality_weights(torch.arange(N))
+    assert (weights[~seen, 1] == 0).all()
+    assert (weights[seen, 1] > 0).all()
+
+
+@pytest.mark.parametrize(('kwargs', 'match'), [
+    ({'decoder': 'conve'}, r"Unknown 'decoder' 'conve' .*'complex', 'distmult'"),
+    ({'estimator': 'mine'}, r"Unknown 'estimator' 'mine' .*\['club', 'info_nce'\]"),
+    ({'heads': ['audio']}, r"'heads' names the unknown modality 'audio' .*'image', 'structure'"),
+    ({'heads': ['structure'], 'structure_channels': 0}, r"unknown modality 'structure'"),
+    ({'num_experts': {'audio': 2}}, r"'num_experts' names the unknown modality 'audio'"),
+    ({'dropout': {'audio': 0.2}}, r"'dropout' names the unknown modality 'audio'"),
+    ({'num_experts': 0}, r"'num_experts' needs to be at least 1"),
+    ({'hidden_channels': 5}, r"'channels' needs to be even"),
+    ({'temperature': -1.0}, r"'temperature' needs to be positive"),
+])
+def test_invalid_arguments_of_mocme(kwargs, match, graph):
+    with pytest.raises(ValueError, match=match):
+        MoCME.from_data(graph[0], **kwargs)
+
+
+def test_a_modality_must_not_be_called_joint():
+    with pytest.raises(ValueError, match="'in_channels' must not name 'joint'"):
+        MoCME(N, R, {'joint': 3})
