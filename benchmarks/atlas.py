@@ -9,7 +9,6 @@ import time
 from typing import Any, Dict, List
 
 from benchmarks.common import RESULTS, load, machine, save, spread
-
 from pyg_mmkgc.datasets import Atlas
 from pyg_mmkgc.evaluation import evaluate
 from pyg_mmkgc.training import Trainer, find_recipe

@@ -4,7 +4,7 @@ r"""MoCME in a plain PyG loop, on the embedded graph Atlas or on DB15K.
     python examples/mocme_link_prediction.py --dataset db15k --mirror ../shared/data
     python examples/mocme_link_prediction.py --smoke                             # seconds
 
-Atlas takes some two minutes on two CPU cores. Reached numbers: see docs/results.md. Without
+Atlas takes some minutes on two CPU cores. Reached numbers: see docs/results.md. Without
 `--mirror`, DB15K is downloaded. Nothing is selected here: the last epoch is tested, once.
 """
 import argparse

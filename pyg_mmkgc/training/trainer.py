@@ -177,7 +177,7 @@ class Trainer:
                     entry['val_mrr'] = self._select(model, data, average)
                     best.offer(entry['val_mrr'], epoch, average)
                 elif config.select is None:
-                    best.epoch = epoch
+                    best.keep(epoch, average)
                 history.append(entry)
                 if self.on_epoch is not None:
                     self.on_epoch(entry)
@@ -192,8 +192,6 @@ class Trainer:
             interrupted = True
         finally:
             # First of all, since closing the bar fails where nobody reads stderr any more:
-            if best.mrr is None and average is not None:
-                average.swap()
             best.restore()
             bar.close()
         model.eval()
@@ -332,7 +330,11 @@ class _Best:
     def offer(self, mrr: float, epoch: int, average: Optional[_Average]) -> None:
         if self.mrr is not None and mrr <= self.mrr:
             return
-        self.mrr, self.epoch = mrr, epoch
+        self.mrr = mrr
+        self.keep(epoch, average)
+
+    def keep(self, epoch: int, average: Optional[_Average]) -> None:
+        self.epoch = epoch
         if average is not None:
             average.swap()
         self.state = copy.deepcopy(self.model.state_dict())

@@ -22,7 +22,7 @@ class EncodedEntities(NamedTuple):
 
     def select(self, index: Tensor) -> 'EncodedEntities':
         r"""The rows of the given entities."""
-        *parts, reference = self.views
+        *parts, reference, _ = self.views
         return EncodedEntities(EntityViews(*(part[index] for part in parts), reference),
                                {m: logits[index] for m, logits in self.gate_logits.items()})
 
@@ -53,7 +53,8 @@ class MoCMEConv(MessagePassing):
             :math:`2R` (inverse relations) are understood.
         num_experts (int or Dict[str, int], optional): The number of experts, for all modalities or
             for each. (default: :obj:`3`)
-        composition (str, optional): :obj:`"mult"` or :obj:`"add"`. (default: :obj:`"mult"`)
+        composition (str, optional): :obj:`"mult"`, :obj:`"add"`, or :obj:`None` for a layer that
+            takes no edges. (default: :obj:`"mult"`)
         dropout (float or Dict[str, float], optional): Dropout on raw features, for all modalities
             or for each. (default: :obj:`0.0`)
         noise (float, optional): Noise of the gates in training. (default: :obj:`0.0`)
@@ -62,8 +63,6 @@ class MoCMEConv(MessagePassing):
             (default: :obj:`32768`)
         fusion_kwargs (dict, optional): Further arguments of :class:`CMKF`.
             (default: :obj:`None`)
-        **kwargs (optional): Further arguments of
-            :class:`~torch_geometric.nn.conv.MessagePassing`.
 
     Shapes:
         - **input:** for each modality features :math:`(N, F_m)` and mask :math:`(N)`,
@@ -74,13 +73,13 @@ class MoCMEConv(MessagePassing):
         ValueError: If :obj:`composition` is unknown, or a modality is unknown or absent.
     """
     def __init__(self, in_channels: Dict[str, int], out_channels: int, num_relations: int,
-                 num_experts: Union[int, Dict[str, int]] = 3, composition: str = 'mult',
+                 num_experts: Union[int, Dict[str, int]] = 3,
+                 composition: Optional[str] = 'mult',
                  dropout: Union[float, Dict[str, float]] = 0.0, noise: float = 0.0,
                  relation_bias: bool = True, chunk_size: int = 32768,
-                 fusion_kwargs: Optional[dict] = None, **kwargs):
-        kwargs.setdefault('aggr', 'sum')  # Divided by the degree after the last chunk.
-        super().__init__(**kwargs)
-        if composition not in COMPOSITIONS:
+                 fusion_kwargs: Optional[dict] = None):
+        super().__init__(aggr='sum')  # Divided by the degree after the last chunk.
+        if composition is not None and composition not in COMPOSITIONS:
             raise ValueError(f"Unknown 'composition' {composition!r} (expected one of "
                              f'{list(COMPOSITIONS)})')
         self.in_channels = {m: in_channels[m] for m in sorted(in_channels)}
@@ -97,7 +96,8 @@ class MoCMEConv(MessagePassing):
             for m, channels in self.in_channels.items()
         })
         self.fusion = CMKF(num_experts, out_channels, num_relations, **(fusion_kwargs or {}))
-        self.relation = Embedding(2 * num_relations, out_channels)
+        if composition is not None:
+            self.relation = Embedding(2 * num_relations, out_channels)
         self.reset_parameters()
 
     def _per_modality(self, name: str, value):
@@ -114,10 +114,12 @@ class MoCMEConv(MessagePassing):
         for experts in self.experts.values():
             experts.reset_parameters()
         self.fusion.reset_parameters()
-        glorot(self.relation.weight)
+        if self.composition is not None:
+            glorot(self.relation.weight)
 
     def encode(self, x_dict: Mapping[str, Tensor],
-               mask_dict: Optional[Mapping[str, Tensor]] = None) -> EncodedEntities:
+               mask_dict: Optional[Mapping[str, Tensor]] = None,
+               pool: Optional[Tensor] = None) -> EncodedEntities:
         r"""Everything about the entities that no relation and no edge changes.
 
         Args:
@@ -125,6 +127,7 @@ class MoCMEConv(MessagePassing):
             mask_dict (Mapping[str, torch.Tensor], optional): For each modality, whether an entity
                 has it, :math:`(N)`; a modality without a mask is there for all entities.
                 (default: :obj:`None`)
+            pool (torch.Tensor, optional): See :meth:`CMKF.forward`. (default: :obj:`None`)
         """
         if set(x_dict) != set(self.in_channels):
             raise ValueError(f"'x_dict' holds the modalities {sorted(x_dict)} (expected "
@@ -139,7 +142,7 @@ class MoCMEConv(MessagePassing):
             x = torch.where(mask.unsqueeze(-1), x, x.new_zeros(()))
             views[m], logits[m] = experts(x)
             masks[m] = mask
-        return EncodedEntities(self.fusion(views, masks), logits)
+        return EncodedEntities(self.fusion(views, masks, pool), logits)
 
     def weights(self, encoded: EncodedEntities,
                 rel_type: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
@@ -191,6 +194,8 @@ class MoCMEConv(MessagePassing):
             edge_weight (torch.Tensor, optional): Their weights :math:`(E)`, 0 to leave one out
                 without changing any shape. (default: :obj:`None`)
         """
+        if self.composition is None:
+            raise ValueError("'composition' is None, so this layer takes no edges")
         num_entities = encoded.views.mask.size(0)
         if edge_weight is None:
             edge_weight = encoded.views.views.new_ones(edge_index.size(1))
@@ -207,7 +212,7 @@ class MoCMEConv(MessagePassing):
             out = out + (checkpoint(run, *chunk, use_reentrant=False)
                          if torch.is_grad_enabled() and len(chunks[0]) > 1 else run(*chunk))
         degree = scatter(edge_weight, edge_index[1], dim=0, dim_size=num_entities, reduce='sum')
-        return out / degree.clamp(min=1).unsqueeze(-1)
+        return out / degree.clamp(min=torch.finfo(degree.dtype).tiny).unsqueeze(-1)
 
     def message(self, neighbour: EncodedEntities, rel_type: Tensor) -> Tensor:
         joint = self.joint(neighbour, rel_type)  # [E, C]

@@ -21,6 +21,8 @@ class EntityViews(NamedTuple):
         mask (torch.Tensor): Which entity has which modality, :math:`(N, M)`.
         reference (Tuple): Views :math:`(n, J, F)`, modality views :math:`(n, M, F)` and mask
             :math:`(n, M)` of the entities that information was contrasted with.
+        sample (torch.Tensor, optional): The entities that information is learned from in this
+            step, :math:`(S)`; None in evaluation.
     """
     views: Tensor
     modality_views: Tensor
@@ -28,6 +30,7 @@ class EntityViews(NamedTuple):
     modality_redundancy: Tensor
     mask: Tensor
     reference: Tuple[Tensor, Tensor, Tensor]
+    sample: Optional[Tensor] = None
 
 
 class CMKF(torch.nn.Module):
@@ -108,7 +111,9 @@ class CMKF(torch.nn.Module):
         self.max_samples = max_samples
 
         self.intra = torch.nn.ModuleDict({
-            m: estimator(k, channels) for m, k in self.num_experts.items() if intra and k > 1 and not uniform})
+            m: estimator(k, channels) for m, k in self.num_experts.items()
+            if intra and k > 1 and not uniform
+        })
         self.inter = (estimator(len(self.num_experts), channels)
                       if inter and len(self.num_experts) > 1 and not uniform else None)
 
@@ -139,12 +144,12 @@ class CMKF(torch.nn.Module):
         zeros(self.redundancy_scale)
         if self.relation_weight is not None:
             zeros(self.relation_weight.weight)
-        torch.nn.init.normal_(self.missing, std=self.channels**-0.5)
+        zeros(self.missing)
         for buffer in (self.bank_views, self.bank_modality_views, self.bank_mask):
             buffer.zero_()  # Nobody is there to contrast with: all redundancies are zero.
 
     def gates(self) -> List[torch.nn.Parameter]:
-        r"""The parameters :math:`\theta`, :math:`\delta` and :math:`\omega` that weigh modalities."""
+        r"""What weighs modalities: :math:`\theta`, :math:`\omega` and :math:`\delta`."""
         relation = [] if self.relation_weight is None else [self.relation_weight.weight]
         return [self.modality_weight, self.redundancy_scale, *relation]
 
@@ -152,19 +157,26 @@ class CMKF(torch.nn.Module):
         r"""All information estimators of the module."""
         return [*self.intra.values(), *([] if self.inter is None else [self.inter])]
 
-    def forward(self, views: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> EntityViews:
+    def forward(self, views: Mapping[str, Tensor], mask: Mapping[str, Tensor],
+                pool: Optional[Tensor] = None) -> EntityViews:
         r"""Everything about a set of entities that no relation changes.
 
         Args:
             views (Mapping[str, torch.Tensor]): For each modality, views :math:`(N, K_m, F)`.
             mask (Mapping[str, torch.Tensor]): For each modality, whether an entity has it,
                 :math:`(N)`.
+            pool (torch.Tensor, optional): The entities that training may learn of, as row
+                numbers; nothing is contrasted with others. (default: all)
         """
         stacked = torch.cat([views[m] for m in self.num_experts], dim=1)  # [N, J, C]
         available = torch.stack([mask[m] for m in self.num_experts], dim=1)  # [N, M]
-        rows = None
+        rows = sample = None
         if self.training:
-            rows = torch.randint(stacked.size(0), (self.num_references, ), device=stacked.device)
+            if pool is None:
+                pool = torch.arange(stacked.size(0), device=stacked.device)
+            rows, sample = pool[torch.randint(
+                pool.numel(), (self.num_references + self.max_samples, ), device=pool.device)
+            ].split([self.num_references, self.max_samples])
 
         with torch.no_grad():
             bank_views = self.bank_views if rows is None else stacked[rows]
@@ -194,7 +206,7 @@ class CMKF(torch.nn.Module):
                 self.bank_modality_views.copy_(bank_modality_views)
                 self.bank_mask.copy_(bank_mask)
         return EntityViews(stacked, modality_views, redundancy, modality_redundancy, available,
-                           (bank_views, bank_modality_views, bank_mask))
+                           (bank_views, bank_modality_views, bank_mask), sample)
 
     def weights(self, state: EntityViews, gate_logits: Mapping[str, Tensor],
                 rel_type: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
@@ -257,7 +269,7 @@ class CMKF(torch.nn.Module):
         return torch.stack(terms).mean() if terms else state.views.new_zeros(())
 
     def _inputs(self, state: EntityViews) -> Iterator[Tuple[MutualInformation, Tuple[Tensor, ...]]]:
-        rows = slice(0, self.max_samples)
+        rows = slice(None) if state.sample is None else state.sample
         bank_views, bank_modality_views, bank_mask = state.reference
         views = self._views(state.views[rows], bank_views, state.mask[rows], bank_mask)
         for m, estimator in self.intra.items():
@@ -270,7 +282,8 @@ class CMKF(torch.nn.Module):
                bank_mask: Tensor) -> Dict[str, Tuple[Tensor, ...]]:
         r"""The inputs of each modality's estimator: views, bank, and which of their rows exist."""
         return {
-            m: (v, b, mask[:, i:i + 1].expand(v.shape[:2]), bank_mask[:, i:i + 1].expand(b.shape[:2]))
+            m: (v, b, mask[:, i:i + 1].expand(v.shape[:2]),
+                bank_mask[:, i:i + 1].expand(b.shape[:2]))
             for i, (m, v, b) in enumerate(
                 zip(self.num_experts, self._split(views), self._split(bank), strict=True))
         }

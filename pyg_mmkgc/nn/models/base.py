@@ -81,6 +81,7 @@ class KGModel(torch.nn.Module):
         self.held_out_gates = False
         # What is known of the graph; not part of the saved model, `attach` brings it:
         self.register_buffer('seen', torch.ones(num_entities, dtype=torch.bool), persistent=False)
+        self.register_buffer('seen_index', torch.arange(num_entities), persistent=False)
         self.known: Optional[TripleIndex] = None
         self._train_known: Optional[TripleIndex] = None
         self._test_candidates: Optional[Tensor] = None
@@ -103,6 +104,7 @@ class KGModel(torch.nn.Module):
             raise ValueError(f"'data' has {data['entity'].num_nodes} entities (expected "
                              f'{self.num_entities})')
         self.seen = seen_entities(data).to(self.seen.device)
+        self.seen_index = self.seen.nonzero().view(-1)
         self.known = build_index(data)
         self._train_known = build_index(data, ['train']).to(self.seen.device)
         self._test_candidates = self.seen if data.get('candidates') == 'seen' else None
@@ -339,7 +341,8 @@ class KGModel(torch.nn.Module):
                      (tail_index, rel_type + self.num_relations, head_index)]
             ranks = Ranks.cat([
                 rank(scorer, *side, known, num_entities=self.num_entities,
-                     candidates=self._test_candidates, batch_size=batch_size, log=log) for side in sides
+                     candidates=self._test_candidates, batch_size=batch_size, log=log)
+                for side in sides
             ])
         finally:
             self.train(mode)

@@ -116,7 +116,7 @@ class MoCME(MultiModalModel):
         self.conv = MoCMEConv(
             self.channels, hidden_channels, num_relations,
             self.per_modality('num_experts', num_experts, 1),
-            dropout=self.per_modality('dropout', dropout, 0.0), noise=noise,
+            composition=None, dropout=self.per_modality('dropout', dropout, 0.0), noise=noise,
             fusion_kwargs={
                 'estimator': ESTIMATORS[estimator], 'intra': intra, 'inter': inter,
                 'temperature': temperature, 'modality_temperature': modality_temperature,
@@ -131,10 +131,12 @@ class MoCME(MultiModalModel):
             # A learned table needs no projection: its experts start from the identity.
             weight = self.conv.experts[STRUCTURE].weight.data
             weight.view(self.structure_channels, -1, self.hidden_channels).add_(
-                torch.eye(self.hidden_channels).unsqueeze(1))
+                torch.eye(self.hidden_channels, device=weight.device).unsqueeze(1))
 
     def encode(self, index: Optional[Tensor] = None) -> EncodedEntities:
-        return self.conv.encode(*self.inputs(index))
+        # Training looks at no entity that it has no triple of, not even at its features:
+        return self.conv.encode(*self.inputs(index),
+                                pool=self.seen_index if index is None else None)
 
     def head_vectors(self, encoded: EncodedEntities, row: Tensor, rel_type: Tensor) -> Tensor:
         return self._vectors(encoded.select(row), rel_type)

@@ -82,7 +82,8 @@ def make_batch(batch_size=10, num_candidates=7, channels=C, num_relations=R):
 
 def test_public_names():
     assert decoders.classes == sorted(decoders.classes)
-    assert all(issubclass(getattr(decoders, name), Decoder) for name in decoders.classes)
+    plain = set(decoders.classes) - {'JointDecision'}  # It holds decoders, and is none.
+    assert all(issubclass(getattr(decoders, name), Decoder) for name in plain)
 
 
 @torch.no_grad()

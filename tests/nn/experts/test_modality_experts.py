@@ -43,6 +43,7 @@ def test_views(experts, x):
 
 
 @pytest.mark.parametrize('relation_bias', [True, False])
+@torch.no_grad()
 def test_gate(relation_bias, experts, x):
     experts.relation_bias = relation_bias
     _, logits = experts(x)

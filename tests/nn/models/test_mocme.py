@@ -109,7 +109,7 @@ def test_a_score_is_the_sum_of_its_heads(graph):
     expected = lam[:, 0] * decoders['joint'](joint, rel_type, candidate[tail_index])
     for i, m in enumerate(NAMES):
         both = mask[head_index, i] & mask[tail_index, i]
-        assert not both.all()
+        assert both.any()
         expected += lam[:, i + 1] * both * decoders[m](views[m], rel_type,
                                                        candidates[m][tail_index])
     torch.testing.assert_close(model(*triples), expected, rtol=1e-4, atol=1e-4)
@@ -168,7 +168,7 @@ def test_auxiliary_losses(graph):
     fusion = model.conv.fusion
     torch.testing.assert_close(parts['information'], fusion.learning_loss(encoded.views))
     torch.testing.assert_close(parts['redundancy'], 0.25 * fusion.redundancy(encoded.views))
-    assert float(parts['redundancy']) != 0.0
+    assert parts['redundancy'].detach().abs() > 0
 
 
 def test_club_alternates(graph):
@@ -203,7 +203,7 @@ def test_unseen_entities_lack_structure(graph):
     assert (weights[seen, 1] > 0).all()
 
 
-@pytest.mark.parametrize(('kwargs', 'match'), [
+@pytest.mark.parametrize('kwargs, match', [
     ({'decoder': 'conve'}, r"Unknown 'decoder' 'conve' .*'complex', 'distmult'"),
     ({'estimator': 'mine'}, r"Unknown 'estimator' 'mine' .*\['club', 'info_nce'\]"),
     ({'heads': ['audio']}, r"'heads' names the unknown modality 'audio' .*'image', 'structure'"),

@@ -278,13 +278,12 @@ def test_built_without_data(name, graph):
 # Gradients ######################################################################################
 
 #: What the loss says nothing about, and why:
-CONV = {'conv.relation.weight'}  # Messages, which the entity-wise model does not send.
 # All that training sees have structure, so nobody stands for those who have nothing:
-NOBODY = CONV | {'conv.fusion.missing'}
+NOBODY = {'conv.fusion.missing'}
 ONE = NOBODY | {'conv.fusion.modality_weight', 'conv.fusion.redundancy_scale',
                 'conv.fusion.relation_weight.weight'}  # Nothing to choose from.
 NO_GRADIENT = {
-    'mocme_no_structure': CONV,
+    'mocme_no_structure': set(),
     'mocme_one_modality_alone': ONE - {'conv.fusion.missing'},
     'mocme_structure_only': ONE,
     # One head has one loss, and its weight is learned from held-out triples or not at all:
@@ -508,7 +507,7 @@ def test_sampled_loss(name, objective, graph, train_batch):
 
 
 @pytest.mark.parametrize('objective', ['softmax', 'bce'])
-@pytest.mark.parametrize('name', ['additive', 'additive_no_structure',
+@pytest.mark.parametrize('name', ['additive', 'additive_no_structure', 'mocme',
                                   'mocme_without_complementarity', 'mocme_uniform'])
 def test_unseen_entities_are_no_negatives(name, objective):
     dataset = FakeMMKG(32, R, {'image': 5, 'text': 4}, inductive=True, seed=1)
