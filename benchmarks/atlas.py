@@ -31,6 +31,11 @@ ROWS: Dict[str, Dict[str, Any]] = {
     **{f'additive-{"+".join(subset)}': {
         'model': 'additive', 'set': [f'model.modalities=[{", ".join(subset)}]']}
        for n in range(1, 5) for subset in itertools.combinations(MODALITIES, n)},
+    # The best subset, tuned on validation (structure dropout .25, .5, .75; N3 .02, .05, .1):
+    'additive-numeric+text-tuned': {
+        'model': 'additive', 'set': ['model.modalities=[numeric, text]',
+                                     'model.modality_dropout={structure: 0.5}',
+                                     'model.regularization=0.02']},
     'additive-permuted': {'model': 'additive', 'permute': True},
     'additive-numeric+text-without-structure': {
         'model': 'additive', 'set': ['model.modalities=[numeric, text]',

@@ -122,15 +122,20 @@ def test_held_out_countries(entities, splits, card):
 def test_borders_are_symmetric_within_a_split(splits):
     for part in splits.values():
         pairs = {(head, tail) for head, relation, tail in part if relation == 'borders'}
-        assert pairs and pairs == {(tail, head) for head, tail in pairs}
+        assert pairs
+        assert pairs == {(tail, head) for head, tail in pairs}
 
 
-@pytest.mark.parametrize(('modality', 'shape'), sorted(FEATURES.items()))
+@pytest.mark.parametrize('modality, shape', sorted(FEATURES.items()))
 def test_features(features, entities, card, modality, shape):
     values, index = features[modality], features[f'{modality}_index']
-    assert values.shape == shape and values.dtype == np.float16
-    assert index.shape == shape[:1] and index.dtype == np.int32
-    assert (np.diff(index) > 0).all() and 0 <= index[0] and index[-1] < len(entities)
+    assert values.shape == shape
+    assert values.dtype == np.float16
+    assert index.shape == shape[:1]
+    assert index.dtype == np.int32
+    assert (np.diff(index) > 0).all()
+    assert 0 <= index[0]
+    assert index[-1] < len(entities)
     assert np.isfinite(values).all()
     assert (values.astype(np.float32).std(axis=0) > 0).any()
     assert len(np.unique(values, axis=0)) > 0.8 * len(values)

@@ -253,6 +253,7 @@ def test_optional_file_that_turns_up_later(tmp_path, folder, caplog):
 
 
 def _build(root, mirror, results):
+    torch.set_num_threads(1)  # A fork has no thread pool; waiting for it would never end.
     data = Tiny(root, mirror=mirror)[0]
     results.put(float(data['entity'].text.sum()))
 
@@ -260,7 +261,8 @@ def _build(root, mirror, results):
 def test_concurrent_builds(tmp_path, folder):
     context = multiprocessing.get_context('fork')
     results = context.Queue()
-    builders = [context.Process(target=_build, args=(tmp_path, folder, results)) for _ in range(4)]
+    builders = [context.Process(target=_build, args=(tmp_path, folder, results), daemon=True)
+                for _ in range(4)]
     for builder in builders:
         builder.start()
     sums = [results.get(timeout=60) for _ in builders]

@@ -374,6 +374,7 @@ def test_state_is_rewritten_in_place():
 
 
 def _draw_in_process(sampler, go, queue):
+    torch.set_num_threads(1)  # A fork has no thread pool; waiting for it would never end.
     go.wait(20)
     queue.put(sampler.sample(500, 'dst').tolist())
 
@@ -385,7 +386,7 @@ def test_share_memory():
     assert sampler.src_weight.is_shared()
     context = multiprocessing.get_context('fork')
     go, queue = context.Event(), context.Queue()
-    process = context.Process(target=_draw_in_process, args=(sampler, go, queue))
+    process = context.Process(target=_draw_in_process, args=(sampler, go, queue), daemon=True)
     process.start()
     score = torch.full((1, N), -20.)
     score[0, 6] = 0
