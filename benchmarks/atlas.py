@@ -8,6 +8,8 @@ import itertools
 import time
 from typing import Any, Dict, List
 
+from torch_geometric import seed_everything
+
 from benchmarks.common import RESULTS, load, machine, save, spread
 from pyg_mmkgc.datasets import Atlas
 from pyg_mmkgc.evaluation import evaluate
@@ -52,9 +54,7 @@ def run(name: str, seed: int) -> Dict[str, Any]:
     if row.get('permute'):
         data = PermuteModality(seed=seed)(data)
     start = time.perf_counter()
-    # The weights that a model starts with are drawn here:
-    from lightning_fabric import seed_everything
-    seed_everything(seed, verbose=False)
+    seed_everything(seed)  # The weights that a model starts with are drawn next.
     model = recipe.build(data)
     result = Trainer(recipe.train_config(), log=True).fit(model, data)
     metrics = {split: evaluate(model, data, split).to_dict()

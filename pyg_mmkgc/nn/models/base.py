@@ -158,9 +158,7 @@ class KGModel(torch.nn.Module):
             head_index (torch.Tensor): The head indices.
             rel_type (torch.Tensor): The relation types, inverse ones included.
         """
-        encoded = self.encode()
-        query = self.decoder.query(self.head_vectors(encoded, head_index, rel_type), rel_type)
-        return self.decoder.score_all(query, self.candidate_vectors(encoded))
+        return self.scorer()(head_index, rel_type, 0, self.num_entities)
 
     def scorer(self) -> Callable[[Tensor, Tensor, int, int], Tensor]:
         r"""A function ``(head_index, rel_type, start, stop)`` that scores a range of candidates,
@@ -199,8 +197,8 @@ class KGModel(torch.nn.Module):
             parts['sampled'] = weight * self._sampled_loss(query, table, scores, head_index,
                                                            rel_type, tail_index)
         if scores is not None:
-            every = torch.ones_like(self.seen)
             if len(scores) > 1 and not self.held_out_gates:
+                every = torch.ones_like(self.seen)
                 decision = self.decoder.combine(query, table, scores)
                 scores['decision'] = decision, every[tail_index], every
             for name, (score, *has) in scores.items():
