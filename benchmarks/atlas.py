@@ -8,12 +8,10 @@ import itertools
 import time
 from typing import Any, Dict, List
 
-from torch_geometric import seed_everything
-
 from benchmarks.common import RESULTS, load, machine, save, spread
 from pyg_mmkgc.datasets import Atlas
 from pyg_mmkgc.evaluation import evaluate
-from pyg_mmkgc.training import Trainer, find_recipe
+from pyg_mmkgc.training import Fit, find_recipe
 from pyg_mmkgc.transforms import PermuteModality
 
 FOLDER = RESULTS / 'atlas'
@@ -54,10 +52,9 @@ def run(name: str, seed: int) -> Dict[str, Any]:
     if row.get('permute'):
         data = PermuteModality(seed=seed)(data)
     start = time.perf_counter()
-    seed_everything(seed)  # The weights that a model starts with are drawn next.
-    model = recipe.build(data)
-    result = Trainer(recipe.train_config(), log=True).fit(model, data)
-    metrics = {split: evaluate(model, data, split).to_dict()
+    fit = Fit(recipe, data, log=True)
+    result = fit()
+    metrics = {split: evaluate(fit.model, data, split).to_dict()
                for split in ('val', 'test', 'inductive_test')}
     return {'row': name, 'seed': seed, 'recipe': recipe.to_dict(), 'epoch': result.best_epoch,
             'seconds': time.perf_counter() - start, 'metrics': metrics, 'machine': machine()}

@@ -1,4 +1,5 @@
 r"""The triple store: known-triple index, splits, modality tensors and masks."""
+from pyg_mmkgc.data.held_out import hold_out, is_spent
 from pyg_mmkgc.data.hetero import (
     EDGE,
     STRUCTURE,
@@ -9,9 +10,11 @@ from pyg_mmkgc.data.hetero import (
     modality_names,
     seen_entities,
     set_modality,
+    set_triples,
     split_names,
 )
 from pyg_mmkgc.data.labels import Labels
+from pyg_mmkgc.data.splits import clean_splits, split_entities, split_triples
 from pyg_mmkgc.data.triples import TripleIndex
 
 __all__ = classes = [
@@ -21,10 +24,16 @@ __all__ = classes = [
     'TripleIndex',
     'build_data',
     'build_index',
+    'clean_splits',
     'get_triples',
+    'hold_out',
+    'is_spent',
     'modality_dicts',
     'modality_names',
     'seen_entities',
     'set_modality',
+    'set_triples',
+    'split_entities',
     'split_names',
+    'split_triples',
 ]

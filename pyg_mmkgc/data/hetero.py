@@ -42,35 +42,47 @@ def build_data(
         ValueError: If ids are out of range, the training split is empty, features do not
             match the entities, or are not finite.
     """
-    num_entities, num_relations = len(entity_labels), len(relation_labels)
     data = HeteroData()
-    data['entity'].num_nodes = num_entities
+    data['entity'].num_nodes = len(entity_labels)
     data['entity'].label = Labels(entity_labels)
     store = data[EDGE]
-    store.num_relations = num_relations
+    store.num_relations = len(relation_labels)
     store.label = Labels(relation_labels)
 
     if 'train' not in splits:
         raise ValueError(f"'splits' has no 'train' (got {sorted(splits)})")
     for split, triples in splits.items():
-        if triples.dim() != 2 or triples.size(1) != 3:
-            raise ValueError(f"split {split!r} needs triples of shape [T, 3] "
-                             f"(got {list(triples.shape)})")
-        if triples.size(0) == 0:
-            raise ValueError(f'split {split!r} is empty')
-        head_index, rel_type, tail_index = triples.long().t().contiguous().unbind(0)
-        check_ids(f'{split} heads', head_index, num_entities)
-        check_ids(f'{split} relations', rel_type, num_relations)
-        check_ids(f'{split} tails', tail_index, num_entities)
-        prefix = '' if split == 'train' else f'{split}_'
-        index_key, type_key = (('edge_index', 'edge_type') if split == 'train' else
-                               (f'{prefix}edge_label_index', f'{prefix}edge_label_type'))
-        store[index_key] = torch.stack([head_index, tail_index])
-        store[type_key] = rel_type
-
+        set_triples(data, split, triples)
     for name, (x, mask) in (modalities or {}).items():
         set_modality(data, name, x, mask)
     return data
+
+
+def set_triples(data: HeteroData, split: str, triples: Tensor) -> None:
+    r"""Check the triples of one split and put them into :obj:`data`.
+
+    Args:
+        data (HeteroData): The graph, changed in place.
+        split (str): The split.
+        triples (torch.Tensor): Triples ``[T, 3]`` in columns head, relation, tail.
+
+    Raises:
+        ValueError: If they are of another shape, none, or name what is not there.
+    """
+    if triples.dim() != 2 or triples.size(1) != 3:
+        raise ValueError(f'split {split!r} needs triples of shape [T, 3] '
+                         f'(got {list(triples.shape)})')
+    if triples.size(0) == 0:
+        raise ValueError(f'split {split!r} is empty')
+    head_index, rel_type, tail_index = triples.long().t().contiguous().unbind(0)
+    store, num_entities = data[EDGE], data['entity'].num_nodes
+    check_ids(f'{split} heads', head_index, num_entities)
+    check_ids(f'{split} relations', rel_type, store.num_relations)
+    check_ids(f'{split} tails', tail_index, num_entities)
+    index_key, type_key = (('edge_index', 'edge_type') if split == 'train' else
+                           (f'{split}_edge_label_index', f'{split}_edge_label_type'))
+    store[index_key] = torch.stack([head_index, tail_index])
+    store[type_key] = rel_type
 
 
 def set_modality(data: HeteroData, name: str, x: Tensor, mask: Optional[Tensor] = None) -> None:

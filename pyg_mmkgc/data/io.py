@@ -117,7 +117,7 @@ def save_data(data: HeteroData, path: PathLike) -> None:
     tensors[JSON_KEY] = torch.frombuffer(
         bytearray(encoded.encode('utf-8', 'surrogatepass')), dtype=torch.uint8)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {METADATA_KEY: f'{FORMAT} {_checksum(tensors)}'})
+        save_file(tensors, temporary, {METADATA_KEY: f'{FORMAT} {checksum(tensors)}'})
 
 
 def load_data(path: PathLike) -> HeteroData:
@@ -135,14 +135,14 @@ def load_data(path: PathLike) -> HeteroData:
         raise FileNotFoundError(f"There is no file '{path}'")
     try:
         with safe_open(path, framework='pt') as f:
-            found, _, checksum = (f.metadata() or {}).get(METADATA_KEY, '').rpartition(' ')
+            found, _, stored = (f.metadata() or {}).get(METADATA_KEY, '').rpartition(' ')
             if found != FORMAT:
                 raise ValueError(f"'{path}' was not written by this version of 'save_data' "
                                  f'(expected {FORMAT!r}, got {found!r})')
             tensors = {key: f.get_tensor(key) for key in f.keys()}
     except SafetensorError as error:
         raise ValueError(f"'{path}' is damaged or no safetensors file ({error})") from error
-    if checksum != _checksum(tensors) or JSON_KEY not in tensors:
+    if stored != checksum(tensors) or JSON_KEY not in tensors:
         raise ValueError(f"'{path}' is damaged (its checksum does not match)")
 
     data = HeteroData()
@@ -190,8 +190,9 @@ def _decode(value: Any) -> Any:
     return Labels(value[LABELS_KEY]) if isinstance(value, dict) and LABELS_KEY in value else value
 
 
-def _checksum(tensors: Dict[str, Tensor]) -> str:
-    # Guards against damage, not against malice; names, dtypes and shapes count too.
+def checksum(tensors: Dict[str, Tensor]) -> str:
+    r"""A CRC-32 over tensors on CPU, their names, dtypes and shapes, as eight hexadecimal digits.
+    It guards against damage, not against malice."""
     value = 0
     for key in sorted(tensors):
         tensor = tensors[key]

@@ -1,4 +1,5 @@
 r"""The training loop, recipes, and runs with the folders that they leave."""
+from pyg_mmkgc.training.fit import Fit
 from pyg_mmkgc.training.plots import (
     plot_curves,
     plot_modality_weights,
@@ -18,6 +19,7 @@ from pyg_mmkgc.training.trainer import TrainConfig, Trainer, TrainResult
 __all__ = classes = [
     'MODELS',
     'SAMPLERS',
+    'Fit',
     'Recipe',
     'Run',
     'TrainConfig',

@@ -22,17 +22,18 @@ from torch_geometric.data import HeteroData
 
 import pyg_mmkgc
 from pyg_mmkgc.data import EDGE, get_triples, modality_dicts, split_names
-from pyg_mmkgc.data.io import PathLike, _checksum, atomic_write
+from pyg_mmkgc.data.io import PathLike, atomic_write, checksum
 from pyg_mmkgc.datasets import GraphDataset, MMKGFolder, get_dataset, normalize_name
 from pyg_mmkgc.evaluation import evaluate, predict
 from pyg_mmkgc.nn import KGModel
+from pyg_mmkgc.training.fit import Fit
 from pyg_mmkgc.training.plots import (
     plot_curves,
     plot_modality_weights,
     relation_modality_weights,
 )
 from pyg_mmkgc.training.recipe import BASELINE, Overrides, Recipe, find_recipe, load_yaml
-from pyg_mmkgc.training.trainer import Trainer, TrainResult
+from pyg_mmkgc.training.trainer import TrainResult
 
 CONFIG, HISTORY, WEIGHTS = 'config.yaml', 'history.jsonl', 'model.safetensors'
 METRICS, CURVES, MODALITY_WEIGHTS = 'metrics.json', 'curves.png', 'modality_weights.png'
@@ -188,17 +189,17 @@ def train_run(
         'versions': _versions(),
         'data': fingerprint(data),
     }
-    built = _build(recipe, data)
+    fit = Fit(recipe, data, log)
 
     seed = recipe.train_config().seed
     default = f'{recipe.model["name"]}-{name}-{seed}-{time.strftime("%Y%m%d-%H%M%S")}'
     with _new_folder(out, default) as path:
         _write_config(path, config)
-        _check_space(path, built)
-        run = Run(path, config, built, data)
+        run = Run(path, config, fit.model, data)
+        _check_space(path, run.model)
         logger.info('Training %s on %s, run folder %s', recipe.model['name'], name, path)
         start = time.perf_counter()
-        result = _fit(run, recipe, log)
+        result = _fit(run, fit)
         run.interrupted = result.interrupted
         config['result'] = {
             'best_epoch': result.best_epoch,
@@ -295,12 +296,7 @@ def _baseline(recipe: Recipe, dataset: str, epochs: Optional[int]) -> Recipe:
     return baseline.override(overrides)
 
 
-def _build(recipe: Recipe, data: HeteroData) -> KGModel:
-    torch_geometric.seed_everything(recipe.train_config().seed)
-    return recipe.build(data)
-
-
-def _fit(run: Run, recipe: Recipe, log: bool) -> TrainResult:
+def _fit(run: Run, fit: Fit) -> TrainResult:
     with open(run.path / HISTORY, 'w', encoding='utf-8', newline='\n') as f:
 
         def on_epoch(entry: Dict[str, Any]) -> None:
@@ -308,14 +304,17 @@ def _fit(run: Run, recipe: Recipe, log: bool) -> TrainResult:
             f.write(json.dumps(entry) + '\n')
             f.flush()
 
+        fit.on_epoch = on_epoch
         try:
-            result = Trainer(recipe.train_config(), log, on_epoch).fit(run.model, run.data)
+            result = fit()
         except FloatingPointError as error:
+            run.model = fit.model
             if not any('val_mrr' in entry for entry in run.history):
                 raise
             _save_weights(run.path / WEIGHTS, run.model)
             raise FloatingPointError(f"{error}; the best weights before that are in "
                                      f"'{run.path / WEIGHTS}'") from error
+    run.model = fit.model
     _save_weights(run.path / WEIGHTS, run.model)
     return result
 
@@ -337,13 +336,13 @@ def _finish(run: Run, baseline: Optional[Recipe], log: bool) -> None:
             values['baseline'] = dict(values)
     else:
         logger.info('Training the structure-only baseline %s', baseline.model['name'])
-        model = _build(baseline, run.data)
-        if Trainer(baseline.train_config(), log).fit(model, run.data).interrupted:
+        fit = Fit(baseline, run.data, log)
+        if fit().interrupted:
             run.interrupted = True
             return
         name = run.config['name'], baseline.model['name'], baseline.train_config().seed
         for split, values in metrics.items():
-            values['baseline'] = _metrics(name, model, run.data, split)
+            values['baseline'] = _metrics(name, fit.model, run.data, split)
     for split, values in metrics.items():
         stem, suffix = os.path.splitext(METRICS)
         with atomic_write(run.path / (METRICS if split == 'test' else f'{stem}-{split}{suffix}')
@@ -448,7 +447,7 @@ def _check_fingerprint(path: Path, expected: Dict[str, str], data: HeteroData) -
 def _save_weights(path: Path, model: KGModel) -> None:
     state = {name: x.detach().cpu().contiguous().clone() for name, x in model.state_dict().items()}
     # As bytes first, so that a full disk is an `OSError` that says so.
-    content = save(state, {METADATA_KEY: f'{FORMAT} {_checksum(state)}'})
+    content = save(state, {METADATA_KEY: f'{FORMAT} {checksum(state)}'})
     with atomic_write(path, 'wb') as f:
         f.write(content)
 
@@ -458,14 +457,14 @@ def _load_weights(path: Path, model: KGModel) -> None:
         raise FileNotFoundError(f"There is no file '{path}': the run has no weights")
     try:
         with safe_open(path, framework='pt') as f:
-            found, _, checksum = (f.metadata() or {}).get(METADATA_KEY, '').rpartition(' ')
+            found, _, stored = (f.metadata() or {}).get(METADATA_KEY, '').rpartition(' ')
             state = {key: f.get_tensor(key) for key in f.keys()}
     except SafetensorError as error:
         raise ValueError(f"'{path}' is damaged or no safetensors file ({error})") from error
     if found != FORMAT:
         raise ValueError(f"'{path}' holds no weights of this package (expected {FORMAT!r}, got "
                          f'{found!r})')
-    if checksum != _checksum(state):
+    if stored != checksum(state):
         raise ValueError(f"'{path}' is damaged (its checksum does not match)")
     try:
         model.load_state_dict(state)

@@ -45,6 +45,9 @@ class TrainConfig:
         average (float): Decay of a running mean of the weights per epoch, which is what is
             evaluated and kept; 0 for none.
         select (str, optional): The split whose MRR chooses the epoch. None keeps the last one.
+        held_out (float): The share of the training triples that takes the place of
+            :obj:`select` and :obj:`gate_split` where these stand mostly in train, see
+            :class:`~pyg_mmkgc.training.Fit`.
         eval_every (int): Epochs between two looks at that split.
         patience (int, optional): Looks without gain after which training stops.
         seed (int): The seed of all generators.
@@ -63,6 +66,7 @@ class TrainConfig:
     grad_clip: Optional[float] = None
     average: float = 0.0
     select: Optional[str] = 'val'
+    held_out: float = 0.05
     eval_every: int = 5
     patience: Optional[int] = 10
     seed: int = 0
@@ -81,6 +85,8 @@ class TrainConfig:
                              f'{list(TABLE_OPTIMIZERS)})')
         if not 0 <= self.average < 1:
             raise ValueError(f"'average' needs to be in [0, 1) (got {self.average})")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"'held_out' needs to be between 0 and 1 (got {self.held_out})")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"'patience' needs to be at least 1 (got {self.patience})")
         if self.device not in ('auto', 'cpu', 'cuda', 'mps'):
@@ -155,12 +161,14 @@ class Trainer:
         model.to(fabric.device)
         if model.neg_sampling is not None:
             model.neg_sampling.to(fabric.device)
-        model.held_out_gates = config.gate_split is not None and len(model.gates()) > 0
+        learned = any(p.requires_grad for p in model.gates())  # Else kept as they are.
+        model.held_out_gates = len(model.gates()) > 0 and (config.gate_split is not None
+                                                           or not learned)
         steps = _Steps(fabric, model, config)
         gates = (_Gates(fabric, model, config, self._loader(data, config.gate_split, fabric))
-                 if model.held_out_gates else None)
+                 if model.held_out_gates and learned else None)
         loader = self._loader(data, 'train', fabric)
-        average = _Average(model, config.average) if config.average > 0 else None
+        average = _Average(model, config.average)
         best = _Best(model)
         history: List[Dict[str, Any]] = []
         interrupted = False
@@ -170,14 +178,14 @@ class Trainer:
                 entry = {'epoch': epoch, **self._epoch(model, loader, steps)}
                 if gates is not None:
                     entry['gate_loss'] = gates()
-                if average is not None:
-                    average.update()
-                if config.select is not None and (epoch % config.eval_every == 0
-                                                  or epoch == config.epochs):
-                    entry['val_mrr'] = self._select(model, data, average)
-                    best.offer(entry['val_mrr'], epoch, average)
-                elif config.select is None:
-                    best.keep(epoch, average)
+                average.update()
+                if config.select is None:
+                    with average:
+                        best.keep(epoch)
+                elif epoch % config.eval_every == 0 or epoch == config.epochs:
+                    with average:
+                        entry['val_mrr'] = evaluate(model, data, config.select).mrr
+                        best.offer(entry['val_mrr'], epoch)
                 history.append(entry)
                 if self.on_epoch is not None:
                     self.on_epoch(entry)
@@ -218,15 +226,6 @@ class Trainer:
                                      f'(epoch {loader.epoch}); lower the learning rates or clip '
                                      f'the gradient')
         return {**entry, 'seconds': seconds, 'triples_per_second': loader.num_triples / seconds}
-
-    def _select(self, model: KGModel, data: HeteroData, average: Optional['_Average']) -> float:
-        if average is None:
-            return evaluate(model, data, self.config.select).mrr
-        average.swap()
-        try:
-            return evaluate(model, data, self.config.select).mrr
-        finally:
-            average.swap()
 
 
 class _Steps:
@@ -295,29 +294,31 @@ class _Gates:
 
 
 class _Average:
-    r"""A running mean of the weights, corrected for its start."""
+    r"""A running mean of the weights, corrected for its start; in a `with` block the model has it
+    in place of its weights. With a decay of 0 it is the weights themselves, and costs nothing."""
     def __init__(self, model: KGModel, decay: float):
         self.model, self.decay, self.count = model, decay, 0
-        self.mean = [torch.zeros_like(p) for p in model.parameters()]
-        self.kept: Optional[List[Tensor]] = None
+        self.mean = [torch.zeros_like(p) for p in model.parameters()] if decay > 0 else []
+        self.kept: List[Tensor] = []
 
     @torch.no_grad()
     def update(self) -> None:
         self.count += 1
-        for mean, p in zip(self.mean, self.model.parameters(), strict=True):
+        for mean, p in zip(self.mean, self.model.parameters(), strict=False):
             mean.lerp_(p, 1 - self.decay)
 
     @torch.no_grad()
-    def swap(self) -> None:
-        r"""Exchange the model's weights and their mean; a second call takes it back."""
-        if self.kept is not None:
-            for p, kept in zip(self.model.parameters(), self.kept, strict=True):
-                p.copy_(kept)
-            self.kept = None
-        elif self.count > 0:
+    def __enter__(self) -> None:
+        if self.mean:
             self.kept = [p.clone() for p in self.model.parameters()]
             for p, mean in zip(self.model.parameters(), self.mean, strict=True):
                 p.copy_(mean / (1 - self.decay**self.count))
+
+    @torch.no_grad()
+    def __exit__(self, *args: Any) -> None:
+        for p, kept in zip(self.model.parameters(), self.kept, strict=False):
+            p.copy_(kept)
+        self.kept = []
 
 
 class _Best:
@@ -327,19 +328,14 @@ class _Best:
         self.mrr: Optional[float] = None
         self.state: Optional[Dict[str, Tensor]] = None
 
-    def offer(self, mrr: float, epoch: int, average: Optional[_Average]) -> None:
-        if self.mrr is not None and mrr <= self.mrr:
-            return
-        self.mrr = mrr
-        self.keep(epoch, average)
+    def offer(self, mrr: float, epoch: int) -> None:
+        if self.mrr is None or mrr > self.mrr:
+            self.mrr = mrr
+            self.keep(epoch)
 
-    def keep(self, epoch: int, average: Optional[_Average]) -> None:
+    def keep(self, epoch: int) -> None:
         self.epoch = epoch
-        if average is not None:
-            average.swap()
         self.state = copy.deepcopy(self.model.state_dict())
-        if average is not None:
-            average.swap()
 
     def restore(self) -> None:
         if self.state is not None:

@@ -351,13 +351,12 @@ def test_existing_folder(tmp_path):
 
 
 def test_folder_that_appears_meanwhile(tmp_path, monkeypatch):
-    build = run_module._build
+    class Racing(run_module.Fit):
+        def __init__(self, *args):
+            (tmp_path / 'run').mkdir()
+            super().__init__(*args)
 
-    def racing(*args):
-        (tmp_path / 'run').mkdir()
-        return build(*args)
-
-    monkeypatch.setattr(run_module, '_build', racing)
+    monkeypatch.setattr(run_module, 'Fit', Racing)
     with pytest.raises(FileExistsError, match='a run is never overwritten'):
         train_run(FakeMMKG(), 'complex', epochs=1, out=tmp_path / 'run')
     assert list((tmp_path / 'run').iterdir()) == []
