@@ -5,6 +5,7 @@ Torch is imported inside the commands, so that help and errors in the arguments 
 import click
 
 from pyg_mmkgc import __version__
+from pyg_mmkgc.cli.audit import audit
 from pyg_mmkgc.cli.base import CommandGroup
 from pyg_mmkgc.cli.evaluate import evaluate
 from pyg_mmkgc.cli.predict import predict
@@ -19,5 +20,5 @@ def main() -> None:
     pictures, texts and numbers, and ask it for missing facts."""
 
 
-for command in (train, evaluate, predict):
+for command in (train, evaluate, predict, audit):
     main.add_command(command)

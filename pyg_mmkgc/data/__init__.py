@@ -1,4 +1,5 @@
 r"""The triple store: known-triple index, splits, modality tensors and masks."""
+from pyg_mmkgc.data.audit import Audit, Finding, audit
 from pyg_mmkgc.data.held_out import hold_out, is_spent
 from pyg_mmkgc.data.hetero import (
     EDGE,
@@ -14,14 +15,19 @@ from pyg_mmkgc.data.hetero import (
     split_names,
 )
 from pyg_mmkgc.data.labels import Labels
+from pyg_mmkgc.data.relation_classes import RELATION_CLASSES, relation_classes
 from pyg_mmkgc.data.splits import clean_splits, split_entities, split_triples
 from pyg_mmkgc.data.triples import TripleIndex
 
 __all__ = classes = [
     'EDGE',
+    'RELATION_CLASSES',
     'STRUCTURE',
+    'Audit',
+    'Finding',
     'Labels',
     'TripleIndex',
+    'audit',
     'build_data',
     'build_index',
     'clean_splits',
@@ -30,6 +36,7 @@ __all__ = classes = [
     'is_spent',
     'modality_dicts',
     'modality_names',
+    'relation_classes',
     'seen_entities',
     'set_modality',
     'set_triples',

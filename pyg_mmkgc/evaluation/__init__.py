@@ -1,5 +1,5 @@
 r"""Ranking, metrics and the evaluation protocol; models are seen through one callable."""
-from pyg_mmkgc.evaluation.evaluator import Evaluation, evaluate, relation_classes
+from pyg_mmkgc.evaluation.evaluator import Evaluation, evaluate
 from pyg_mmkgc.evaluation.metrics import compute_metrics
 from pyg_mmkgc.evaluation.prediction import find_label, predict
 from pyg_mmkgc.evaluation.ranking import Ranks, Scorer, rank
@@ -13,5 +13,4 @@ __all__ = classes = [
     'find_label',
     'predict',
     'rank',
-    'relation_classes',
 ]

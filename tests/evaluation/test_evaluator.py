@@ -6,7 +6,7 @@ from torch import nn
 from torch_geometric.testing import withCUDA
 
 from pyg_mmkgc.data import EDGE, build_data
-from pyg_mmkgc.evaluation import Evaluation, Ranks, evaluate, relation_classes
+from pyg_mmkgc.evaluation import Evaluation, Ranks, evaluate
 from pyg_mmkgc.testing import FakeMMKG
 
 # Entity 5 is in no training triple; relation 2 neither; (0, 0, 1) is in two splits, (2, 0, 3)
@@ -211,20 +211,6 @@ def test_groups_hold_both_sides_of_their_triples():
     ranks = brute_force(table, 'inductive_test', SPLITS, range(N))
     check(out['by_seen']['seen'], [2])
     check(out['by_seen']['unseen'], [0, 1])
-
-
-def test_relation_classes_by_hand():
-    triples = [
-        (0, 0, 1), (2, 0, 3),  # 1-1
-        (0, 1, 1), (0, 1, 2),  # 1-N
-        (1, 2, 0), (2, 2, 0),  # N-1
-        (0, 3, 2), (0, 3, 3), (1, 3, 2), (1, 3, 3),  # N-N
-        (0, 4, 1), (0, 4, 2), (3, 4, 5),  # 1.5 tails per head is still "1".
-        (0, 4, 1), (0, 4, 1),
-        (1, 5, 0), (2, 5, 0), (5, 5, 3),  # 1.5 heads per tail too.
-    ]
-    data = make_data({'train': triples}, relations=list('abcdefg'))
-    assert relation_classes(data).tolist() == [0, 1, 2, 3, 0, 0, 4]
 
 
 def test_relation_labels():

@@ -1,0 +1,58 @@
+import json
+import os
+from inspect import signature
+from typing import Any, Dict, Optional
+
+import click
+
+EXAMPLE = 'pyg-mmkgc audit DB15K --plot audit.png'
+
+
+@click.command(epilog=f'\b\nExample:\n  {EXAMPLE}')
+@click.argument('dataset', metavar='NAME|FOLDER')
+@click.option('--root', metavar='DIR', show_default='$PYG_MMKGC_ROOT, else ./datasets',
+              help='The folder of all datasets.')
+@click.option('--mirror', metavar='DIR', show_default='$PYG_MMKGC_MIRROR, else none',
+              help='A folder or an address of the published files.')
+@click.option('--splits', metavar='official|clean', show_default='official',
+              help='The splits, where the dataset has both.')
+@click.option('--features', metavar='CHOICE', show_default="the dataset's own",
+              help="The features, where the dataset has a choice; 'none' for triples alone.")
+@click.option('--json', 'as_json', is_flag=True, help='Print JSON, and nothing else.')
+@click.option('--plot', metavar='FILE', help='Draw a PNG picture, too.')
+@click.option('--strict', is_flag=True, help='Exit with 1 if there is a finding of severity error.')
+@click.pass_context
+def audit(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optional[str],
+          splits: Optional[str], features: Optional[str], as_json: bool, plot: Optional[str],
+          strict: bool) -> None:
+    r"""Look for what makes figures on a dataset say less than they seem to.
+
+    NAME is a dataset, FOLDER holds one of your own. Repeats, overlap between splits, inverse and
+    duplicate relations, what training never mentions, degrees and relation classes, coverage and
+    equal rows of features, equal labels.
+    """
+    from pyg_mmkgc.data.audit import audit as audit_data
+    from pyg_mmkgc.datasets import get_dataset
+
+    options: Dict[str, Any] = {}
+    if splits is not None:
+        options['splits'] = splits
+    if features is not None:
+        options['features'] = None if features.lower() == 'none' else features
+    _check_options(dataset, options)
+    loaded = get_dataset(dataset, root=root, mirror=mirror, **options)
+    found = audit_data(loaded[0], name=dataset)
+    if plot is not None:
+        found.plot(plot)
+    click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if as_json else found)
+    if strict and found.worst() == 'error':
+        ctx.exit(1)
+
+
+def _check_options(dataset: str, options: Dict[str, Any]) -> None:
+    from pyg_mmkgc.datasets import DATASETS, MMKGFolder, normalize_name, resolve
+
+    for name in options:
+        is_folder = normalize_name(dataset) not in DATASETS and os.path.isdir(dataset)
+        if name not in signature(MMKGFolder if is_folder else resolve(dataset)).parameters:
+            raise ValueError(f"'{dataset}' has no choice of {name} (got --{name})")
