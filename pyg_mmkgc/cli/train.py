@@ -2,19 +2,23 @@ from typing import Optional, Tuple
 
 import click
 
-from pyg_mmkgc.cli.base import INTERRUPTED
+from pyg_mmkgc.cli.base import INTERRUPTED, dataset_options
 
-EXAMPLE = 'pyg-mmkgc train --dataset db15k --mirror ../shared/data --seed 1'
+EXAMPLE = 'pyg-mmkgc train --dataset mkgw --splits clean --mirror ../shared/data --seed 1'
 
 
 @click.command(epilog=f'\b\nExample:\n  {EXAMPLE}')
 @click.option('--dataset', default='atlas', metavar='NAME|FOLDER',
-              help='The dataset: atlas, db15k, or a folder of your own. Case and hyphens do not '
-              'matter.')
+              help='The dataset: atlas, db15k, mkgw, mkgy, tiva, kvc16k, or a folder of your own. '
+              'Case and hyphens do not matter.')
 @click.option('--root', metavar='DIR', show_default='$PYG_MMKGC_ROOT, else ./datasets',
               help='The folder of all datasets; atlas needs none.')
 @click.option('--mirror', metavar='DIR', show_default='$PYG_MMKGC_MIRROR, else none',
               help='A folder or an address that holds <NAME>/<file> of the published files.')
+@click.option('--splits', metavar='official|clean', show_default='official',
+              help='The splits, where the dataset has both.')
+@click.option('--features', metavar='CHOICE', show_default="the dataset's own",
+              help="The features, where the dataset has a choice: auto, released, labels, none.")
 @click.option('--model', default='mocme', metavar='NAME',
               help='The model: mocme, additive or complex. Its recipe for the dataset is used.')
 @click.option('--epochs', type=click.IntRange(min=1), show_default='as the recipe says',
@@ -28,9 +32,9 @@ EXAMPLE = 'pyg-mmkgc train --dataset db15k --mirror ../shared/data --seed 1'
 @click.option('--set', 'overrides', multiple=True, metavar='KEY=VALUE',
               help='Another value of an option of the recipe, such as model.hidden_channels=100, '
               'train.lr=0.05, sampler.num_negatives=32 or sampler=uniform. May be repeated.')
-def train(dataset: str, root: Optional[str], mirror: Optional[str], model: str,
-          epochs: Optional[int], seed: Optional[int], device: Optional[str], out: Optional[str],
-          overrides: Tuple[str, ...]) -> None:
+def train(dataset: str, root: Optional[str], mirror: Optional[str], splits: Optional[str],
+          features: Optional[str], model: str, epochs: Optional[int], seed: Optional[int],
+          device: Optional[str], out: Optional[str], overrides: Tuple[str, ...]) -> None:
     r"""Train a model, and the structure-only baseline beside it.
 
     Without arguments it trains MoCME on the embedded graph Atlas. Prints the metrics of both and a
@@ -41,7 +45,8 @@ def train(dataset: str, root: Optional[str], mirror: Optional[str], model: str,
     from pyg_mmkgc.training import train_run
 
     run = train_run(dataset, model, root=root, mirror=mirror, epochs=epochs, seed=seed,
-                    device=device, out=out, overrides=overrides, log=True)
+                    device=device, out=out, overrides=overrides,
+                    dataset_options=dataset_options(splits, features), log=True)
     if run.interrupted:
         click.get_current_context().exit(INTERRUPTED)
     print_metrics([run.metrics[split] for split in ['test', *sorted(set(run.metrics) - {'test'})]])

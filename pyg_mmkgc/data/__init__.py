@@ -1,5 +1,6 @@
 r"""The triple store: known-triple index, splits, modality tensors and masks."""
 from pyg_mmkgc.data.audit import Audit, Finding, audit
+from pyg_mmkgc.data.convert import from_dataframe, from_pykeen, from_triples, to_pykeen
 from pyg_mmkgc.data.held_out import hold_out, is_spent
 from pyg_mmkgc.data.hetero import (
     EDGE,
@@ -31,6 +32,9 @@ __all__ = classes = [
     'build_data',
     'build_index',
     'clean_splits',
+    'from_dataframe',
+    'from_pykeen',
+    'from_triples',
     'get_triples',
     'hold_out',
     'is_spent',
@@ -43,4 +47,5 @@ __all__ = classes = [
     'split_entities',
     'split_names',
     'split_triples',
+    'to_pykeen',
 ]

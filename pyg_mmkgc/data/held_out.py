@@ -10,15 +10,17 @@ from pyg_mmkgc.data.splits import SPENT, clean_splits, spare_triples
 
 
 def is_spent(data: HeteroData, split: str) -> bool:
-    r"""Whether more than half of a split's triples stand in train, so that a model chosen by them
-    is one that remembers.
+    r"""Whether more than half of a split's distinct triples stand in train, so that a model chosen
+    by them is one that remembers.
 
     Args:
         data (HeteroData): The graph.
         split (str): The split.
     """
-    known = build_index(data, ['train']).contains(*get_triples(data, split))
-    return split != 'train' and float(known.float().mean()) > 1 - SPENT
+    if split == 'train':
+        return False
+    known = torch.isin(build_index(data, [split]).keys, build_index(data, ['train']).keys)
+    return float(known.float().mean()) > 1 - SPENT
 
 
 def hold_out(data: HeteroData, share: float = 0.05, seed: int = 0,

@@ -2,10 +2,9 @@ r"""The benchmark DB15K."""
 from typing import List
 from urllib.parse import unquote
 
-from pyg_mmkgc.datasets.base import MMKGDataset, RawFile
+from pyg_mmkgc.datasets.base import NATIVE, MMKGDataset, RawFile
 
 RDF_TYPE = 'http://www.w3.org/1999/02/22-rdf-syntax-ns#type'
-_NATIVE = ('zjukg/NATIVE', 'c72291c3d571b36c754897935d21718aa4568fe7')
 
 
 class DB15K(MMKGDataset):
@@ -16,35 +15,38 @@ class DB15K(MMKGDataset):
     12,842 entities, 279 relations, 79,222 / 9,904 / 9,902 triples for training, validation and
     test. Labels are the names in DBpedia: ``'Lady Gaga'``, ``'birthPlace'``.
 
-    ===========  ===================================================  ==================
-    modality     from                                                 entities
-    ===========  ===================================================  ==================
-    ``text``     label, and Wikidata's short description for 12,303   12,842
-    ``numeric``  48,105 literals of 225 attributes, as in mmkb        10,947
-    ===========  ===================================================  ==================
+    ===============  ==================================================  ==================
+    modality         from                                                entities
+    ===============  ==================================================  ==================
+    ``text``         label, and description where there is one           12,842 (100 %)
+    ``description``  Wikidata's short description (``description=``)     12,303 (96 %)
+    ``numeric``      48,105 literals of 225 attributes, as in mmkb       10,947 (85 %)
+    ===============  ==================================================  ==================
+
+    Image, text and numeric features are released, see :class:`~pyg_mmkgc.datasets.MMKGDataset`.
 
     **Known defects.** 6,584 of the 7,481 distinct validation triples stand in train and 824 in
-    test (the file has 9,904 lines): nothing can be selected on this validation set. 77 test
-    triples name an entity that training lacks, and relations 40, 124, 171, 194, 272 and 274 never
-    occur there. Some literals are about another entity than they claim (a birth date of Square
-    Enix).
+    test (the file has 9,904 lines): nothing can be selected on this validation set
+    (:func:`~pyg_mmkgc.data.is_spent`). 77 test triples name an entity that training lacks, and
+    relations 40, 124, 171, 194, 272 and 274 never occur there. Some literals are about another
+    entity than they claim (a birth date of Square Enix). ``splits='clean'`` mends what overlaps.
 
-    Origin and SHA-256 of each file: :attr:`files`. For the arguments see
-    :class:`~pyg_mmkgc.datasets.MMKGDataset`.
+    Origin and SHA-256 of each file: :attr:`files`; licences: `datasets/db15k/README.md`. For the
+    arguments see :class:`~pyg_mmkgc.datasets.MMKGDataset`.
     """
     name = 'DB15K'
     files = (
         RawFile('entity2id.txt', '8f8d070f1bb24d07ed3050e4e4e780cb7f2245d0b14db3346e8db4fa55981728',
-                *_NATIVE, 'benchmarks/DB15K/entity2id.txt'),
+                *NATIVE, 'benchmarks/DB15K/entity2id.txt'),
         RawFile('relation2id.txt',
                 '25e5a975ee079dbd5b8d22ffe23575a9e3135d263e0a3763224777bf526c1a74',
-                *_NATIVE, 'benchmarks/DB15K/relation2id.txt'),
+                *NATIVE, 'benchmarks/DB15K/relation2id.txt'),
         RawFile('train2id.txt', 'd41f9b9ab5c0e6eed393e0f93febb4258dc02e5e4a4e2a99c49410d167522804',
-                *_NATIVE, 'benchmarks/DB15K/train2id.txt'),
+                *NATIVE, 'benchmarks/DB15K/train2id.txt'),
         RawFile('valid2id.txt', 'dc7ed39aa14e35a2f7ac09a0ff046067ee0e0d7953f8a204f04e7c09776095b1',
-                *_NATIVE, 'benchmarks/DB15K/valid2id.txt'),
+                *NATIVE, 'benchmarks/DB15K/valid2id.txt'),
         RawFile('test2id.txt', '15f28535d04f3711b739a49d824f2346167384283cde57123376392d418ad6de',
-                *_NATIVE, 'benchmarks/DB15K/test2id.txt'),
+                *NATIVE, 'benchmarks/DB15K/test2id.txt'),
         RawFile('descriptions.tsv',
                 '459ff8cce6dde57fd586a4f3426bb2c23a102a892ae8243f354d1d196a2c1400',
                 'villmow/datasets_knowledge_embedding', '9e392453d6804d1f51c13e5650ae58ed48b638d5',
@@ -61,9 +63,7 @@ class DB15K(MMKGDataset):
     numeric_file = 'DB15K_NumericalTriples.txt'
 
     def entity_labels(self, names: List[str]) -> List[str]:
-        # Not the last segment: `resource/AC/DC` is a band.
-        titles = [name.strip('<>').split('/resource/', 1)[-1] for name in names]
-        return [unquote(title).replace('_', ' ') for title in titles]
+        return [dbpedia_title(name) for name in names]
 
     def relation_labels(self, names: List[str]) -> List[str]:
         # DBpedia has a property `type` of its own, so this one keeps its prefix.
@@ -72,6 +72,12 @@ class DB15K(MMKGDataset):
 
     def attribute_labels(self, names: List[str]) -> List[str]:
         return [_last_segment(name) for name in names]
+
+
+def dbpedia_title(uri: str) -> str:
+    r"""The readable name of a DBpedia resource, with or without ``<>``."""
+    # Not the last segment: `resource/AC/DC` is a band.
+    return unquote(uri.strip('<>').split('/resource/', 1)[-1]).replace('_', ' ')
 
 
 def _last_segment(uri: str) -> str:

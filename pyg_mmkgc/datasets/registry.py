@@ -1,12 +1,18 @@
 r"""Datasets by name, for those that get a name from a user."""
 import difflib
 import os
-from typing import Dict, Optional, Type, Union
+from inspect import signature
+from typing import Any, Dict, Optional, Type, Union
 
 from pyg_mmkgc.datasets.atlas import Atlas
-from pyg_mmkgc.datasets.base import GraphDataset, MMKGDataset
+from pyg_mmkgc.datasets.base import GraphDataset
 from pyg_mmkgc.datasets.db15k import DB15K
 from pyg_mmkgc.datasets.folder import MMKGFolder
+from pyg_mmkgc.datasets.kvc16k import KVC16K
+from pyg_mmkgc.datasets.mkgw import MKGW
+from pyg_mmkgc.datasets.mkgy import MKGY
+from pyg_mmkgc.datasets.ogb import OGBBioKG, OGBWikiKG2
+from pyg_mmkgc.datasets.tiva import TIVA
 
 
 def normalize_name(name: str) -> str:
@@ -15,8 +21,10 @@ def normalize_name(name: str) -> str:
 
 
 #: The datasets that have a name, by normalised name.
-DATASETS: Dict[str, Type[GraphDataset]] = {normalize_name(cls.__name__): cls
-                                           for cls in (Atlas, DB15K)}
+DATASETS: Dict[str, Type[GraphDataset]] = {
+    normalize_name(cls.__name__): cls
+    for cls in (Atlas, DB15K, KVC16K, MKGW, MKGY, OGBBioKG, OGBWikiKG2, TIVA)
+}
 
 
 def resolve(name: str) -> Type[GraphDataset]:
@@ -45,17 +53,25 @@ def get_dataset(name_or_folder: Union[str, 'os.PathLike[str]'], root: Optional[s
             :class:`~pyg_mmkgc.datasets.MMKGFolder`.
         root (str, optional): Passed on to datasets that have one. (default: :obj:`None`)
         mirror (str, optional): Passed on to datasets that have one. (default: :obj:`None`)
-        **kwargs (optional): Passed on.
+        **kwargs (optional): Further arguments of the dataset.
 
     Raises:
-        ValueError: If there is no such name and no such folder.
+        ValueError: If there is no such name and no such folder, or the dataset has no such
+            argument.
         FileNotFoundError: If it is a path of a folder that does not exist.
     """
     name = os.fspath(name_or_folder)
     is_path = any(sep in name for sep in (os.sep, os.altsep) if sep) or name in ('.', '..')
     if is_path or (normalize_name(name) not in DATASETS and os.path.isdir(name)):
-        return MMKGFolder(name, **kwargs)
+        return MMKGFolder(name, **_checked(name, MMKGFolder, kwargs))
     cls = resolve(name)
-    if issubclass(cls, MMKGDataset):
-        kwargs.update(root=root, mirror=mirror)
-    return cls(**kwargs)
+    shared = {key: value for key, value in [('root', root), ('mirror', mirror)]
+              if key in signature(cls).parameters}
+    return cls(**shared, **_checked(name, cls, kwargs))
+
+
+def _checked(name: str, cls: Type[GraphDataset], kwargs: Dict[str, Any]) -> Dict[str, Any]:
+    for key, value in kwargs.items():
+        if key not in signature(cls).parameters:
+            raise ValueError(f'Dataset {name!r} has no choice of {key!r} (got {value!r})')
+    return kwargs

@@ -1,6 +1,7 @@
 r"""Ranking, metrics and the evaluation protocol; models are seen through one callable."""
 from pyg_mmkgc.evaluation.evaluator import Evaluation, evaluate
 from pyg_mmkgc.evaluation.metrics import compute_metrics
+from pyg_mmkgc.evaluation.ogb import evaluate_ogb
 from pyg_mmkgc.evaluation.prediction import find_label, predict
 from pyg_mmkgc.evaluation.ranking import Ranks, Scorer, rank
 
@@ -10,6 +11,7 @@ __all__ = classes = [
     'Scorer',
     'compute_metrics',
     'evaluate',
+    'evaluate_ogb',
     'find_label',
     'predict',
     'rank',

@@ -11,7 +11,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import torch
 import torch_geometric
@@ -121,6 +121,7 @@ def train_run(
     device: Optional[str] = None,
     out: Optional[PathLike] = None,
     overrides: Overrides = (),
+    dataset_options: Optional[Mapping[str, Any]] = None,
     log: bool = False,
 ) -> Run:
     r"""Train a model by its recipe, the structure-only baseline beside it, evaluate both, and keep
@@ -155,6 +156,8 @@ def train_run(
             (default: `runs/<model>-<dataset>-<seed>-<time>`)
         overrides (Mapping[str, Any] or Sequence[str], optional): Other values of options, see
             :meth:`Recipe.override`. (default: none)
+        dataset_options (Mapping[str, Any], optional): Further arguments of a dataset that is given
+            by its name, such as ``splits='clean'``; what YAML can hold. (default: none)
         log (bool, optional): Whether to show progress bars. (default: :obj:`False`)
 
     Raises:
@@ -165,11 +168,16 @@ def train_run(
     """
     if out is not None:
         _check_new(Path(out))
-    if not isinstance(dataset, GraphDataset):
+    dataset_options = dict(dataset_options or {})
+    if isinstance(dataset, GraphDataset):
+        if dataset_options:
+            raise ValueError(f"'dataset_options' are for a dataset that is given by its name (got "
+                             f'{dataset_options} and {dataset})')
+    else:
         name = os.fspath(dataset)
         find_recipe(model, name).override(overrides)  # What is wrong with them is found early.
         root, mirror = _absolute(root), _absolute(mirror)
-        dataset = get_dataset(name, root=root, mirror=mirror)
+        dataset = get_dataset(name, root=root, mirror=mirror, **dataset_options)
     data, name = dataset[0], _name(dataset)
     explicit = {'train.epochs': epochs, 'train.seed': seed, 'train.device': device}
     recipe = find_recipe(model, name).override(overrides).override(
@@ -183,6 +191,7 @@ def train_run(
         'recipe': recipe.name,
         'root': root,
         'mirror': mirror,
+        'dataset_options': dataset_options,
         **recipe.to_dict(),
         'dataset': _absolute(dataset.path) if isinstance(dataset, MMKGFolder) else name,
         'baseline': None if baseline is None else baseline.to_dict(),
@@ -245,7 +254,8 @@ def load_run(path: PathLike, *, data: Optional[HeteroData] = None, root: Optiona
     config, recipe = _read_config(path / CONFIG)
     if data is None:
         data = get_dataset(config['dataset'], root=_absolute(root) or config.get('root'),
-                           mirror=_absolute(mirror) or config.get('mirror'))[0]
+                           mirror=_absolute(mirror) or config.get('mirror'),
+                           **config.get('dataset_options', {}))[0]
     _check_fingerprint(path / CONFIG, config['data'], data)
     model = recipe.build(data)
     _load_weights(path / WEIGHTS, model)

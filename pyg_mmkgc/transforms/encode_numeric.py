@@ -1,4 +1,5 @@
 r"""Numbers about the entities as a modality."""
+import hashlib
 import math
 from typing import Optional, Tuple
 
@@ -126,5 +127,9 @@ class EncodeNumeric(BaseTransform):
         return (value - known.mean()) / std if float(std) > 0 else torch.zeros_like(value)
 
     def __repr__(self) -> str:
+        # Caches of datasets are named by this, so it tells one mask from another.
+        fit_mask = None if self.fit_mask is None else hashlib.sha256(
+            self.fit_mask.cpu().numpy().tobytes()).hexdigest()[:12]
         return (f'{self.__class__.__name__}({self.source!r}, modality={self.modality!r}, '
-                f'scaling={self.scaling!r})')
+                f'scaling={self.scaling!r}, num_frequencies={self.num_frequencies}, '
+                f'min_count={self.min_count}, fit_mask={fit_mask})')

@@ -4,7 +4,7 @@ import torch
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
-from pyg_mmkgc.data import modality_names
+from pyg_mmkgc.transforms.select_modalities import chosen_modalities
 
 
 class PermuteModality(BaseTransform):
@@ -26,11 +26,8 @@ class PermuteModality(BaseTransform):
         self.seed = seed
 
     def forward(self, data: HeteroData) -> HeteroData:
-        names = modality_names(data)
         generator = torch.Generator().manual_seed(self.seed)
-        for m in names if self.modalities is None else self.modalities:
-            if m not in names:
-                raise ValueError(f'Unknown modality {m!r} (expected some of {names})')
+        for m in chosen_modalities(data, self.modalities):
             x, mask = data['entity'][m], data['entity'][f'{m}_mask']
             index = mask.nonzero().view(-1)
             out = x.clone()

@@ -10,11 +10,11 @@ def triples_of(data, split):
     return set(zip(*(x.tolist() for x in get_triples(data, split)), strict=True))
 
 
-def test_is_spent_counts_lines_in_train():
+def test_is_spent_counts_distinct_triples_in_train():
     train = torch.tensor([[0, 0, 1], [1, 0, 2], [2, 0, 3], [3, 0, 0]])
     other = torch.tensor([[0, 0, 2], [1, 0, 3]])
     splits = {'train': train, 'half': torch.cat([train[:2], other]),
-              'more': torch.cat([train[:3], other]), 'free': other}
+              'more': torch.cat([train[:3], other, other, other]), 'free': other}
     data = build_data(splits, list('abcd'), ['r'])
     assert [is_spent(data, split) for split in ('half', 'more', 'free')] == [False, True, False]
     assert not is_spent(data, 'train')

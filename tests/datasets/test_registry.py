@@ -4,10 +4,15 @@ import pyg_mmkgc.datasets
 from pyg_mmkgc.datasets import (
     DATASETS,
     DB15K,
+    KVC16K,
+    MKGW,
+    MKGY,
+    TIVA,
     Atlas,
     GraphDataset,
     MMKGDataset,
     MMKGFolder,
+    OGBDataset,
     get_dataset,
     normalize_name,
     resolve,
@@ -20,7 +25,9 @@ def test_normalize_name(name):
 
 
 @pytest.mark.parametrize('name,cls', [('atlas', Atlas), ('Atlas', Atlas), ('DB15K', DB15K),
-                                      ('db15k', DB15K), ('DB-15k', DB15K)])
+                                      ('db15k', DB15K), ('DB-15k', DB15K),
+                                      ('MKG-W', MKGW), ('mkg_y', MKGY), ('tiva', TIVA),
+                                      ('KVC16K', KVC16K)])
 def test_resolve(name, cls):
     assert resolve(name) is cls
 
@@ -28,7 +35,7 @@ def test_resolve(name, cls):
 def test_every_exported_dataset_has_a_name():
     exported = [getattr(pyg_mmkgc.datasets, name) for name in pyg_mmkgc.datasets.__all__]
     concrete = {cls for cls in exported if isinstance(cls, type) and issubclass(cls, GraphDataset)}
-    assert set(DATASETS.values()) == concrete - {GraphDataset, MMKGDataset, MMKGFolder}
+    assert set(DATASETS.values()) == concrete - {GraphDataset, MMKGDataset, MMKGFolder, OGBDataset}
     for key, cls in DATASETS.items():
         assert key == normalize_name(key)
         if issubclass(cls, MMKGDataset):  # The command line and mirrors mean the same.

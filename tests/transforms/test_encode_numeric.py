@@ -127,7 +127,12 @@ def test_no_column():
 
 def test_repr():
     assert str(EncodeNumeric()) == ("EncodeNumeric('numeric_value', modality='numeric', "
-                                    "scaling='quantile')")
+                                    "scaling='quantile', num_frequencies=0, min_count=1, "
+                                    "fit_mask=None)")
+    masks = [torch.ones(3, dtype=torch.bool), torch.tensor([True, False, True])]
+    a, b = (str(EncodeNumeric(fit_mask=mask)) for mask in masks)
+    assert a != b
+    assert a == str(EncodeNumeric(fit_mask=masks[0].clone()))
 
 
 @pytest.mark.parametrize('kwargs,match', [

@@ -3,7 +3,7 @@ import torch
 
 from pyg_mmkgc.data import modality_names
 from pyg_mmkgc.testing import FakeMMKG
-from pyg_mmkgc.transforms import EncodeText, HashTextEncoder
+from pyg_mmkgc.transforms import EncodeText, FeatureCache, HashTextEncoder
 
 
 @pytest.fixture
@@ -56,6 +56,116 @@ def test_repr():
     assert str(EncodeText()) == "EncodeText('hash', source=['label'], modality='text')"
 
 
+def test_array(data):
+    out = EncodeText(lambda texts: lengths(texts).double().numpy())(data)
+    assert out['entity'].text.dtype == torch.float32
+    assert torch.equal(out['entity'].text, lengths(data['entity'].label))
+
+
+class Counting:
+    """An encoder of its own words: a cache key, and a note of what it was asked."""
+    channels = 2
+
+    def __init__(self, cache_key='counting 1', fail_after=None):
+        self.cache_key = cache_key
+        self.fail_after = fail_after
+        self.asked = []
+        self.checked = []
+
+    def check(self, texts):
+        self.checked += texts
+
+    def __call__(self, texts):
+        if self.fail_after is not None and len(self.asked) >= self.fail_after:
+            raise KeyboardInterrupt
+        self.asked += texts
+        return lengths(texts)
+
+
+class Sharded(EncodeText):
+    batch_size, shard_size = 2, 4
+
+
+def test_cached(data, tmp_path):
+    first = Counting()
+    out = EncodeText(first, source='description', cache=tmp_path)(data)
+    assert first.asked == ['first', 'other']  # Equal texts once.
+    assert first.checked == ['first'] + ['other'] * 13
+    plain = EncodeText(lengths, source='description')(data)
+    second = Counting()
+    again = EncodeText(second, source='description', cache=FeatureCache(tmp_path))(data)
+    assert second.asked == []
+    assert second.checked == first.checked  # A warning does not depend on the cache.
+    for other in (out, again):
+        assert torch.equal(other['entity'].text, plain['entity'].text)
+        assert torch.equal(other['entity'].text_mask, plain['entity'].text_mask)
+
+    other = Counting('counting 2')
+    EncodeText(other, source='description', cache=tmp_path)(data)
+    assert other.asked == ['first', 'other']
+    data['entity'].description = ['first', 'second'] + [None] * 14
+    EncodeText(second, source='description', cache=tmp_path)(data)
+    assert second.asked == ['second']
+
+
+@pytest.mark.parametrize('variable', [True, False])
+def test_cache_of_the_environment(data, tmp_path, monkeypatch, variable):
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    monkeypatch.delenv('PYG_MMKGC_CACHE', raising=False)
+    if variable:
+        monkeypatch.setenv('PYG_MMKGC_CACHE', str(tmp_path / 'named'))
+    EncodeText(Counting())(data)
+    EncodeText('hash')(data)  # Its vectors depend on all texts.
+    assert len(list(tmp_path.rglob('*.safetensors'))) == int(variable)
+    assert (tmp_path / 'named').exists() == variable
+    assert not (tmp_path / 'home').exists()
+
+
+def test_interrupted_and_resumed(data, tmp_path):
+    labels = list(data['entity'].label)
+    with pytest.raises(KeyboardInterrupt):
+        Sharded(Counting(fail_after=10), cache=tmp_path)(data)
+    rest = Counting()
+    out = Sharded(rest, cache=tmp_path)(data)
+    assert rest.asked == labels[8:]  # Two shards of four were whole.
+    assert torch.equal(out['entity'].text, lengths(labels))
+
+
+def test_progress_bar_only_if_slow(data, tmp_path, capsys, monkeypatch):
+    Sharded(Counting())(data)
+    assert capsys.readouterr().err == ''
+    monkeypatch.setattr('pyg_mmkgc.transforms.encode_content._DELAY', 0)
+    Sharded(Counting())(data)
+    assert 'Encoding text: 100%' in capsys.readouterr().err
+
+
+def test_cached_but_no_text(data, tmp_path):
+    data['entity'].description = [None] * 16
+    out = EncodeText(Counting(), source='description', cache=tmp_path)(data)
+    assert out['entity'].text.shape == (16, 2)
+    assert not bool(out['entity'].text_mask.any())
+
+
+def test_not_finite_is_not_cached(data, tmp_path):
+    def broken(texts):
+        return torch.full((len(texts), 2), float('nan'))
+
+    broken.cache_key = 'broken'
+    with pytest.raises(ValueError, match='NaN or infinite values in 16 rows'):
+        EncodeText(broken, cache=tmp_path)(data)
+    assert list(tmp_path.rglob('*.safetensors')) == []
+
+
+def test_sizes_differ(data):
+    def growing(texts):
+        growing.calls += 1
+        return torch.zeros(len(texts), growing.calls)
+
+    growing.calls, growing.cache_key = 0, 'growing'
+    with pytest.raises(ValueError, match=r'vectors of one size .got \[1, 2, 3, 4, 5, 6, 7, 8\]'):
+        Sharded(growing)(data)
+
+
 def test_no_text_at_all(data):
     data['entity'].description = [None] * 16
     out = EncodeText(source='description', modality='words')(data)
@@ -64,8 +174,11 @@ def test_no_text_at_all(data):
 
 
 def test_unknown_encoder():
-    with pytest.raises(ValueError, match=r"Unknown encoder 'bert' .* one of \['hash', 'minilm'\]"):
+    with pytest.raises(ValueError, match=r"Unknown encoder 'bert' .* one of \['hash', 'minilm'\], "
+                       "or 'hf:' with a name or folder"):
         EncodeText('bert')
+    with pytest.raises(ValueError, match='Unknown encoder 3 '):
+        EncodeText(3)
 
 
 @pytest.mark.parametrize('result,found', [
@@ -90,5 +203,5 @@ def test_bad_source(data):
     with pytest.raises(ValueError, match="no texts 'x'"):
         EncodeText(source='x')(data)
     data['entity'].x = ['a']
-    with pytest.raises(ValueError, match="'x' needs one text for each of 16 entities .got 1"):
+    with pytest.raises(ValueError, match="'x' needs one item for each of 16 entities .got 1"):
         EncodeText(source='x')(data)

