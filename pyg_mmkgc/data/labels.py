@@ -1,5 +1,6 @@
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Iterable, Optional
+from typing import Any, Iterable, List, Optional
 
 
 class Labels(Sequence):
@@ -33,3 +34,10 @@ class Labels(Sequence):
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({len(self)})'
+
+
+def unique_labels(labels: List[str], names: List[str]) -> List[str]:
+    r"""Labels, of which those that several share get their (unique) name appended."""
+    count = Counter(labels)
+    return [f'{label} ({name})' if count[label] > 1 else label
+            for label, name in zip(labels, names, strict=True)]

@@ -2,7 +2,7 @@ r"""The benchmarks, the embedded default, and one's own data."""
 from pyg_mmkgc.datasets.atlas import Atlas
 from pyg_mmkgc.datasets.base import GraphDataset, MMKGDataset, RawFile
 from pyg_mmkgc.datasets.db15k import DB15K
-from pyg_mmkgc.datasets.folder import MMKGFolder
+from pyg_mmkgc.datasets.folder import FolderConfig, MMKGFolder, init_folder, write_folder
 from pyg_mmkgc.datasets.kvc16k import KVC16K
 from pyg_mmkgc.datasets.mkgw import MKGW
 from pyg_mmkgc.datasets.mkgy import MKGY
@@ -18,6 +18,7 @@ __all__ = classes = [
     'MKGY',
     'TIVA',
     'Atlas',
+    'FolderConfig',
     'GraphDataset',
     'MMKGDataset',
     'MMKGFolder',
@@ -26,6 +27,8 @@ __all__ = classes = [
     'OGBWikiKG2',
     'RawFile',
     'get_dataset',
+    'init_folder',
     'normalize_name',
     'resolve',
+    'write_folder',
 ]

@@ -12,7 +12,6 @@ import secrets
 import urllib.error
 import urllib.request
 import warnings
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
@@ -26,7 +25,7 @@ from tqdm import tqdm
 from pyg_mmkgc.data.hetero import EDGE, build_data, modality_names, seen_entities, set_modality
 from pyg_mmkgc.data.hetero import split_names as names_of_splits
 from pyg_mmkgc.data.io import atomic_write, load_data, save_data
-from pyg_mmkgc.data.labels import Labels
+from pyg_mmkgc.data.labels import Labels, unique_labels
 from pyg_mmkgc.data.splits import clean_splits
 from pyg_mmkgc.datasets.openke import read_descriptions, read_numeric_triples, read_openke
 from pyg_mmkgc.datasets.released import RELEASED_FILES, find_fill, find_released, read_released
@@ -384,8 +383,8 @@ class MMKGDataset(GraphDataset):
         entities, relations, splits = read_openke(self.raw_dir)
         if self.splits == 'clean':
             splits = clean_splits(splits)
-        data = build_data(splits, _unique(self.entity_labels(entities), entities),
-                          _unique(self.relation_labels(relations), relations))
+        data = build_data(splits, unique_labels(self.entity_labels(entities), entities),
+                          unique_labels(self.relation_labels(relations), relations))
         data.candidates = 'all'
         if DESCRIPTIONS in present:
             data['entity'].description_text = Labels(
@@ -447,7 +446,7 @@ class MMKGDataset(GraphDataset):
             value, attributes = read_numeric_triples(present[self.numeric_file], entities)
             x, mask, kept = numeric.encode(value, seen_entities(data))
             set_modality(data, numeric.modality, x, mask)
-            labels = _unique(self.attribute_labels(attributes), attributes)
+            labels = unique_labels(self.attribute_labels(attributes), attributes)
             data['entity'].numeric_attribute = [labels[i] for i in kept.tolist()]
             out[numeric.modality] = f"'{self.numeric_file}'"
         return out
@@ -588,10 +587,3 @@ def _describe_state(option: Any, depth: int) -> Optional[str]:
     if function is not copyreg.__newobj__ or len(arguments) > 1 or any(items):
         return None
     return _describe(state, depth + 1)
-
-
-def _unique(labels: List[str], names: List[str]) -> List[str]:
-    # Labels that several names share get their name appended.
-    count = Counter(labels)
-    return [f'{label} ({name})' if count[label] > 1 else label
-            for label, name in zip(labels, names, strict=True)]
