@@ -1,8 +1,9 @@
 import sys
 
-from benchmarks import atlas, reading
+from benchmarks import atlas, datasets, momok, reading
 
-MEASUREMENTS = {'atlas': atlas.main, 'reading': reading.main}
+MEASUREMENTS = {'atlas': atlas.main, 'datasets': datasets.main,
+                'momok': momok.main, 'reading': reading.main}
 
 if __name__ == '__main__':
     if len(sys.argv) < 2 or sys.argv[1] not in MEASUREMENTS:

@@ -10,13 +10,14 @@ from pyg_mmkgc.nn.decoders import (
     TuckERDecoder,
 )
 from pyg_mmkgc.nn.experts import ModalityExperts
-from pyg_mmkgc.nn.fusion import CMKF, EntityViews
+from pyg_mmkgc.nn.fusion import CMKF, AdaptiveFusion, EntityViews
 from pyg_mmkgc.nn.information import CLUB, InfoNCE, MutualInformation
-from pyg_mmkgc.nn.models import AdditiveComplEx, ComplEx, KGModel, MoCME, MultiModalModel
+from pyg_mmkgc.nn.models import AdditiveComplEx, ComplEx, KGModel, MoCME, MoMoK, MultiModalModel
 
 __all__ = classes = [
     'CLUB',
     'CMKF',
+    'AdaptiveFusion',
     'AdditiveComplEx',
     'ComplEx',
     'ComplExDecoder',
@@ -29,6 +30,7 @@ __all__ = classes = [
     'KGModel',
     'MoCME',
     'MoCMEConv',
+    'MoMoK',
     'ModalityExperts',
     'MultiModalModel',
     'MutualInformation',

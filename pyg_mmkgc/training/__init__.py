@@ -11,6 +11,7 @@ from pyg_mmkgc.training.recipe import (
     Recipe,
     class_options,
     find_recipe,
+    get_recipe,
     recipe_names,
 )
 from pyg_mmkgc.training.run import Run, fingerprint, load_run, train_run
@@ -28,6 +29,7 @@ __all__ = classes = [
     'class_options',
     'find_recipe',
     'fingerprint',
+    'get_recipe',
     'load_run',
     'plot_curves',
     'plot_modality_weights',

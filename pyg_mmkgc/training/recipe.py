@@ -20,7 +20,7 @@ from torch_geometric.data import HeteroData
 from pyg_mmkgc.data import EDGE, build_index, get_triples, seen_entities
 from pyg_mmkgc.data.io import PathLike
 from pyg_mmkgc.datasets import normalize_name
-from pyg_mmkgc.nn import AdditiveComplEx, ComplEx, KGModel, MoCME
+from pyg_mmkgc.nn import AdditiveComplEx, ComplEx, KGModel, MoCME, MoMoK
 from pyg_mmkgc.sampler import (
     EGNS,
     Bernoulli,
@@ -34,6 +34,7 @@ MODELS: Dict[str, Type[KGModel]] = {
     'additive': AdditiveComplEx,
     'complex': ComplEx,
     'mocme': MoCME,
+    'momok': MoMoK,
 }
 SAMPLERS: Dict[str, Type[TripleNegativeSampling]] = {
     'bernoulli': Bernoulli,
@@ -300,6 +301,21 @@ def find_recipe(model: str, dataset: Optional[str] = None) -> Recipe:
     _check_name('model', model, MODELS)
     name = model if dataset is None else f'{model}-{normalize_name(dataset)}'
     return Recipe.from_file(FOLDER / f'{name if name in recipe_names() else model}.yaml')
+
+
+def get_recipe(name: str) -> Recipe:
+    r"""The recipe of a name, as it ships with the package.
+
+    Args:
+        name (str): One of :func:`recipe_names`; case does not matter.
+
+    Raises:
+        ValueError: If there is no such recipe.
+    """
+    if name.lower() not in recipe_names():
+        raise ValueError(f'Unknown recipe {name!r} (expected one of {recipe_names()}'
+                         f'{_near(name.lower(), recipe_names())})')
+    return Recipe.from_file(FOLDER / f'{name.lower()}.yaml')
 
 
 def class_options(cls: type) -> Dict[str, Option]:

@@ -32,7 +32,14 @@ from pyg_mmkgc.training.plots import (
     plot_modality_weights,
     relation_modality_weights,
 )
-from pyg_mmkgc.training.recipe import BASELINE, Overrides, Recipe, find_recipe, load_yaml
+from pyg_mmkgc.training.recipe import (
+    BASELINE,
+    Overrides,
+    Recipe,
+    find_recipe,
+    get_recipe,
+    load_yaml,
+)
 from pyg_mmkgc.training.trainer import TrainResult
 
 CONFIG, HISTORY, WEIGHTS = 'config.yaml', 'history.jsonl', 'model.safetensors'
@@ -143,7 +150,8 @@ def train_run(
     Args:
         dataset (str or os.PathLike or GraphDataset, optional): The name of a dataset, a folder,
             or a dataset. (default: :obj:`"atlas"`)
-        model (str, optional): The name of the model. (default: :obj:`"mocme"`)
+        model (str, optional): The name of the model, whose recipe for the dataset is used, or that
+            of a recipe (:func:`recipe_names`). (default: :obj:`"mocme"`)
         root (str, optional): The folder of all datasets. (default: `$PYG_MMKGC_ROOT`, else
             `./datasets`)
         mirror (str, optional): A folder or an address that holds `<NAME>/<file>`.
@@ -175,12 +183,12 @@ def train_run(
                              f'{dataset_options} and {dataset})')
     else:
         name = os.fspath(dataset)
-        find_recipe(model, name).override(overrides)  # What is wrong with them is found early.
+        _recipe(model, name).override(overrides)  # What is wrong with them is found early.
         root, mirror = _absolute(root), _absolute(mirror)
         dataset = get_dataset(name, root=root, mirror=mirror, **dataset_options)
     data, name = dataset[0], _name(dataset)
     explicit = {'train.epochs': epochs, 'train.seed': seed, 'train.device': device}
-    recipe = find_recipe(model, name).override(overrides).override(
+    recipe = _recipe(model, name).override(overrides).override(
         {key: value for key, value in explicit.items() if value is not None})
     _check_device(recipe.train_config().device)
     if 'test' not in split_names(data):
@@ -294,6 +302,10 @@ def fingerprint(data: HeteroData) -> Dict[str, str]:
 
 
 # The parts of a run #############################################################################
+
+
+def _recipe(name: str, dataset: str) -> Recipe:
+    return get_recipe(name) if '-' in name else find_recipe(name, dataset)
 
 
 def _baseline(recipe: Recipe, dataset: str, epochs: Optional[int]) -> Recipe:

@@ -3,7 +3,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass, fields
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from lightning_fabric import Fabric, seed_everything
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pyg_mmkgc.data import EDGE, get_triples, split_names
 from pyg_mmkgc.evaluation import evaluate
 from pyg_mmkgc.nn.models import KGModel
+from pyg_mmkgc.nn.models.base import Prepared
 from pyg_mmkgc.sampler import TripleLoader
 
 logger = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ class Trainer:
         start = time.perf_counter()
         totals: Dict[str, Tensor] = {}
         for batch in loader:
-            for name, value in steps(*batch).items():
+            for name, value in steps(batch, model.prepare(*batch)).items():
                 totals[name] = totals.get(name, 0) + value
         # The first look at a value of this epoch: everything before ran without waiting.
         entry: Dict[str, Any] = {name: float(value) / len(loader) for name, value in totals.items()}
@@ -246,8 +247,8 @@ class _Steps:
         if alternating:
             self.alternating = torch.optim.Adam(alternating, lr=config.dense_lr)
 
-    def __call__(self, head_index: Tensor, rel_type: Tensor,
-                 tail_index: Tensor) -> Dict[str, Tensor]:
+    def __call__(self, batch: Tuple[Tensor, Tensor, Tensor],
+                 prepared: Prepared) -> Dict[str, Tensor]:
         if self.alternating is not None:
             self.alternating.zero_grad()
             with self.fabric.autocast():
@@ -258,7 +259,7 @@ class _Steps:
             optimizer.zero_grad()
         parts: Dict[str, Tensor] = {}
         with self.fabric.autocast():
-            loss = self.model.loss(head_index, rel_type, tail_index, log=parts)
+            loss = self.model.loss(*batch, log=parts, prepared=prepared)
         self.fabric.backward(loss)
         if self.config.grad_clip is not None:
             # Not of all parameters: what another optimiser steps may have gradients of its own.

@@ -15,6 +15,7 @@ from pyg_mmkgc.training import (
     TrainConfig,
     class_options,
     find_recipe,
+    get_recipe,
     recipe_names,
 )
 from pyg_mmkgc.training.recipe import _coerce, _fits, load_yaml
@@ -42,14 +43,14 @@ def test_all_models_have_a_recipe():
 
 @pytest.mark.parametrize('name', recipe_names())
 def test_recipe_learns_one_step(name, data):
-    model_name, _, dataset = name.partition('-')
-    recipe = find_recipe(model_name, dataset or None)
+    recipe = get_recipe(name)
     assert recipe.name == name
-    assert recipe.dataset == (dataset or None)
+    if recipe.dataset is not None:
+        assert find_recipe(recipe.model['name'], recipe.dataset) == recipe
     recipe = recipe.override(SMALL)
     torch.manual_seed(0)
     model = recipe.build(data)
-    assert type(model) is MODELS[model_name]
+    assert type(model) is MODELS[recipe.model['name']]
     model.loss(*get_triples(data, 'train')).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert gradients
@@ -309,3 +310,9 @@ def test_load_yaml(text, expected):
     value = load_yaml(text)
     assert value == expected
     assert type(value) is type(expected)
+
+
+def test_recipe_by_its_name():
+    assert get_recipe('MoCME-Atlas') == find_recipe('mocme', 'atlas')
+    with pytest.raises(ValueError, match=r"Unknown recipe 'mocme-atlsa' .*mean 'mocme-atlas'"):
+        get_recipe('mocme-atlsa')

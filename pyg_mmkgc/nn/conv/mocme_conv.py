@@ -8,6 +8,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.inits import glorot
 from torch_geometric.utils import scatter
 
+from pyg_mmkgc.nn.conv.edge_sum import edge_sum
 from pyg_mmkgc.nn.experts import ModalityExperts
 from pyg_mmkgc.nn.fusion import CMKF, EntityViews
 
@@ -76,9 +77,9 @@ class MoCMEConv(MessagePassing):
                  num_experts: Union[int, Dict[str, int]] = 3,
                  composition: Optional[str] = 'mult',
                  dropout: Union[float, Dict[str, float]] = 0.0, noise: float = 0.0,
-                 relation_bias: bool = True, chunk_size: int = 32768,
+                 relation_bias: bool = True, chunk_size: Optional[int] = 2048,
                  fusion_kwargs: Optional[dict] = None):
-        super().__init__(aggr='sum')  # Divided by the degree after the last chunk.
+        super().__init__(aggr='sum', node_dim=0)  # Divided by the degree afterwards.
         if composition is not None and composition not in COMPOSITIONS:
             raise ValueError(f"Unknown 'composition' {composition!r} (expected one of "
                              f'{list(COMPOSITIONS)})')
@@ -196,28 +197,84 @@ class MoCMEConv(MessagePassing):
         """
         if self.composition is None:
             raise ValueError("'composition' is None, so this layer takes no edges")
-        num_entities = encoded.views.mask.size(0)
         if edge_weight is None:
             edge_weight = encoded.views.views.new_ones(edge_index.size(1))
-
-        def run(index: Tensor, rel_type: Tensor, weight: Tensor) -> Tensor:
-            message = self.message(encoded.select(index[0]), rel_type) * weight.unsqueeze(-1)
-            return self.aggregate(message, index[1], dim_size=num_entities)
-
-        out = encoded.views.views.new_zeros(num_entities, self.out_channels)
-        chunks = [part.split(self.chunk_size, dim=-1)
-                  for part in (edge_index, edge_type, edge_weight)]
-        for chunk in zip(*chunks, strict=True):
-            # The messages of a chunk are made again in the backward pass instead of kept:
-            out = out + (checkpoint(run, *chunk, use_reentrant=False)
-                         if torch.is_grad_enabled() and len(chunks[0]) > 1 else run(*chunk))
+        num_entities = encoded.views.mask.size(0)
+        if self.chunk_size is None or self.explain:
+            out = self.propagate(
+                edge_index, size=(num_entities, num_entities), views=encoded.views.views,
+                view_redundancy=encoded.views.view_redundancy,
+                modality_redundancy=encoded.views.modality_redundancy, mask=encoded.views.mask,
+                gate_logits=torch.cat(list(encoded.gate_logits.values()), dim=1),
+                edge_type=edge_type, edge_weight=edge_weight)
+        else:
+            out = self._fused(encoded, edge_index, edge_type, edge_weight)
         degree = scatter(edge_weight, edge_index[1], dim=0, dim_size=num_entities, reduce='sum')
         return out / degree.clamp(min=torch.finfo(degree.dtype).tiny).unsqueeze(-1)
 
-    def message(self, neighbour: EncodedEntities, rel_type: Tensor) -> Tensor:
-        joint = self.joint(neighbour, rel_type)  # [E, C]
-        relation = self.relation(rel_type)
-        return joint * relation if self.composition == 'mult' else joint + relation
+    def message(self, views_j: Tensor, view_redundancy_j: Tensor, modality_redundancy_j: Tensor,
+                mask_j: Tensor, gate_logits_j: Tensor, edge_type: Tensor,
+                edge_weight: Tensor) -> Tensor:
+        logits = gate_logits_j.split(list(self.fusion.num_experts.values()), dim=1)
+        neighbour = EncodedEntities(
+            EntityViews(views_j, views_j[:, :0], view_redundancy_j, modality_redundancy_j, mask_j,
+                        ()), dict(zip(self.experts, logits, strict=True)))
+        joint = self.joint(neighbour, edge_type)  # [E, C]
+        relation = self.relation(edge_type)
+        joint = joint * relation if self.composition == 'mult' else joint + relation
+        return joint * edge_weight.unsqueeze(-1)
+
+    def _fused(self, encoded: EncodedEntities, edge_index: Tensor, edge_type: Tensor,
+               edge_weight: Tensor) -> Tensor:
+        r"""The sum of all messages without any message."""
+        (src, dst), views = edge_index, encoded.views.views
+        num_entities, relation = views.size(0), self.relation.weight
+        weight = self._edge_weights(encoded, src, edge_type)
+        # Gates may be in higher precision than views; sums over many edges should be, too.
+        views, relation = views.to(weight.dtype), relation.to(weight.dtype)
+        edge_weight = edge_weight.to(weight.dtype)
+        weight = weight * edge_weight.unsqueeze(-1)
+        # An entity without any modality sends its one vector with a weight of one:
+        missing = (~encoded.views.mask.any(dim=1)).index_select(0, src) * edge_weight
+
+        def total(table: Tensor, weight: Tensor, index: Tensor, *scale: Tensor) -> Tensor:
+            return edge_sum(table, weight, torch.stack([index, dst]), num_entities, *scale,
+                            chunk_size=self.chunk_size)
+
+        def relations(weight: Tensor) -> Tensor:
+            return total(relation.unsqueeze(1), weight.unsqueeze(1), edge_type)
+
+        if self.composition == 'mult':
+            return (total(views, weight, src, relation, edge_type)
+                    + relations(missing) * self.fusion.missing)
+        missing = scatter(missing, dst, dim=0, dim_size=num_entities, reduce='sum')
+        return (total(views, weight, src) + relations(edge_weight)
+                + missing.unsqueeze(-1) * self.fusion.missing)
+
+    def _edge_weights(self, encoded: EncodedEntities, src: Tensor, edge_type: Tensor) -> Tensor:
+        r"""The weight of each view of each edge's source, :math:`(E, J)`."""
+        state = encoded.views
+        scalars = state._replace(views=state.views[:, :0],
+                                 modality_views=state.modality_views[:, :0])
+        sizes = list(self.fusion.num_experts.values())
+
+        def run(logits: Tensor, index: Tensor, rel_type: Tensor) -> Tensor:
+            logits = dict(zip(self.experts, logits.split(sizes, dim=1), strict=True))
+            edges = EncodedEntities(scalars, {}).select(index)._replace(gate_logits=logits)
+            weight, beta = self.weights(edges, rel_type)
+            return torch.cat([w * beta[:, i:i + 1]
+                              for i, w in enumerate(weight.split(sizes, dim=1))], dim=1)
+
+        # All logits at once, as the gradient of a selection is as large as what it selects from.
+        logits = torch.cat(list(encoded.gate_logits.values()), dim=1).index_select(0, src)
+        # A chunk of vectors has as many numbers as this chunk of scalars:
+        size = self.chunk_size * self.out_channels
+        chunks = list(zip(*(part.split(size) for part in (logits, src, edge_type)), strict=True))
+        # What makes weights is made again in the backward pass instead of kept.
+        return torch.cat([
+            checkpoint(run, *chunk, use_reentrant=False)
+            if torch.is_grad_enabled() and len(chunks) > 1 else run(*chunk) for chunk in chunks
+        ])
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({self.in_channels}, {self.out_channels}, '

@@ -1,11 +1,27 @@
-from typing import Dict, Optional, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch.nn import Embedding
 
-#: For each decoder, scores ``[B, N]``, and which queries and candidates they hold for.
-Parts = Dict[str, Tuple[Tensor, Tensor, Tensor]]
+from pyg_mmkgc.nn.reduction import Pairs, reduce_materialized, reduce_scores
+
+
+class Part(NamedTuple):
+    r"""What is trained with a loss of its own.
+
+    Args:
+        decoder (Decoder): The score function.
+        query (torch.Tensor): Its queries :math:`(B, C)`.
+        candidates (torch.Tensor): Its candidates :math:`(N, C)`.
+        has_query (torch.Tensor): The queries that it can answer, boolean :math:`(B)`.
+        has_candidate (torch.Tensor): The candidates that it knows, boolean :math:`(N)`.
+    """
+    decoder: 'Decoder'
+    query: Tensor
+    candidates: Tensor
+    has_query: Tensor
+    has_candidate: Tensor
 
 
 class Decoder(torch.nn.Module):
@@ -20,8 +36,8 @@ class Decoder(torch.nn.Module):
     parameters are. Relation :math:`r + R` is the inverse of relation :math:`r` and has a row of
     its own, so that heads are asked for as :math:`(t, r + R, ?)`.
 
-    A subclass implements :meth:`query`; one that compares by something else than a dot product
-    also overrides :meth:`score` and :meth:`score_all`, which have to agree.
+    A subclass implements :meth:`query`; one that compares by something else than a dot product is
+    a :class:`MetricDecoder` and overrides :meth:`score` and :meth:`score_all`, which have to agree.
 
     Args:
         num_relations (int): The number of original relations :math:`R`.
@@ -54,13 +70,22 @@ class Decoder(torch.nn.Module):
         r"""The vectors of the given relations ``[B]``, ``[B, relation_channels]``."""
         return self.rel_emb(rel_type)
 
-    def query(self, head: Tensor, rel_type: Tensor) -> Tensor:
+    def distinct(self, rel_type: Tensor) -> Optional[Tensor]:
+        r"""The sorted distinct values of :obj:`rel_type` if :meth:`query` has a use for them.
+        Finding them waits for the host, so it is done outside a training step."""
+        return None
+
+    def query(self, head: Tensor, rel_type: Tensor, distinct: Optional[Tensor] = None) -> Tensor:
         r"""What a tail is compared with.
 
-        Shapes:
-            - **head:** :math:`(B, C)`
-            - **rel_type:** :math:`(B)`, ids below :math:`2R`
-            - **output:** :math:`(B, C)`
+        Args:
+            head (torch.Tensor): Heads :math:`(B, C)`.
+            rel_type (torch.Tensor): Their relations :math:`(B)`, ids below :math:`2R`.
+            distinct (torch.Tensor, optional): What :meth:`distinct` returned for them.
+                (default: :obj:`None`, not known)
+
+        Returns:
+            torch.Tensor: Queries :math:`(B, C)`.
         """
         raise NotImplementedError
 
@@ -83,30 +108,30 @@ class Decoder(torch.nn.Module):
         """
         return query @ candidates.t()
 
-    def parts(self, query: Tensor, candidates: Tensor) -> Parts:
-        r"""The scores that are trained each on its own, by name: here just one.
+    def reduce(self, query: Tensor, candidates: Tensor, reduction: str,
+               allowed: Optional[Tensor] = None, pairs: Optional[Pairs] = None,
+               mass: Union[float, Tensor] = 0.0) -> Tuple[Tensor, Optional[Tensor]]:
+        r"""What a loss over all candidates needs of :meth:`score_all`, see
+        :func:`~pyg_mmkgc.nn.reduction.reduce_scores`, whose arguments these are."""
+        return reduce_scores(query, candidates, reduction, allowed, pairs, mass)
 
-        Returns:
-            (torch.Tensor, torch.Tensor, torch.Tensor): Scores :math:`(B, N)`, and which queries
-            :math:`(B)` and candidates :math:`(N)` they hold for.
-        """
-        return {'score': (self.score_all(query, candidates),
-                          query.new_ones(query.size(0), dtype=torch.bool),
-                          query.new_ones(candidates.size(0), dtype=torch.bool))}
+    def parts(self, query: Tensor, candidates: Tensor) -> Dict[str, Part]:
+        r"""What is trained with a loss of its own, by name: here just this decoder."""
+        return {'score': Part(self, query, candidates,
+                              query.new_ones(query.size(0), dtype=torch.bool),
+                              candidates.new_ones(candidates.size(0), dtype=torch.bool))}
 
-    def combine(self, query: Tensor, candidates: Tensor, parts: Parts,
-                index: Optional[Tensor] = None) -> Tensor:
-        r"""What :meth:`score_all` returns, :math:`(B, N)`, from the scores of :meth:`parts`.
+    def combine(self, query: Tensor, candidates: Tensor, scores: Dict[str, Tensor],
+                index: Tensor) -> Tensor:
+        r"""The scores of some candidates, :math:`(B, n)`, from those of each part.
 
         Args:
             query (torch.Tensor): Queries :math:`(B, C)`.
             candidates (torch.Tensor): Candidates :math:`(N, C)`.
-            parts (Parts): What :meth:`parts` returned for them.
-            index (torch.Tensor, optional): The candidates of each query to look up,
-                :math:`(B, n)`. (default: all)
+            scores (Dict[str, torch.Tensor]): The scores :math:`(B, n)` of each of :meth:`parts`.
+            index (torch.Tensor): Which candidates these are, :math:`(B, n)`.
         """
-        score, *_ = parts['score']
-        return score if index is None else score.gather(1, index)
+        return scores['score']
 
     def forward(self, head: Tensor, rel_type: Tensor, tail: Tensor) -> Tensor:
         r"""The score of each triple.
@@ -141,6 +166,15 @@ class Decoder(torch.nn.Module):
                 f'channels={self.channels})')
 
 
+class MetricDecoder(Decoder):
+    r"""A decoder that compares by something else than a dot product."""
+    def reduce(self, query: Tensor, candidates: Tensor, reduction: str,
+               allowed: Optional[Tensor] = None, pairs: Optional[Pairs] = None,
+               mass: Union[float, Tensor] = 0.0) -> Tuple[Tensor, Optional[Tensor]]:
+        return reduce_materialized(self.score_all(query, candidates), reduction, allowed, pairs,
+                                   mass)
+
+
 class ComplexSpaceDecoder(Decoder):
     r"""A decoder over complex vectors, stored as real halves followed by imaginary halves.
 
@@ -154,7 +188,7 @@ class ComplexSpaceDecoder(Decoder):
                              f"and imaginary halves (got {channels})")
         super().__init__(num_relations, channels, relation_channels)
 
-    def query(self, head: Tensor, rel_type: Tensor) -> Tensor:
+    def query(self, head: Tensor, rel_type: Tensor, distinct: Optional[Tensor] = None) -> Tensor:
         # The complex product, coordinate by coordinate.
         head_re, head_im = head.chunk(2, dim=-1)
         rel_re, rel_im = self.relation(rel_type).chunk(2, dim=-1)  # [B, C / 2] each.

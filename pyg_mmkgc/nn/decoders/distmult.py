@@ -1,3 +1,5 @@
+from typing import Optional
+
 import torch
 from torch import Tensor
 
@@ -25,5 +27,5 @@ class DistMultDecoder(Decoder):
     def reset_parameters(self):
         torch.nn.init.normal_(self.rel_emb.weight, std=self.init_scale)
 
-    def query(self, head: Tensor, rel_type: Tensor) -> Tensor:
+    def query(self, head: Tensor, rel_type: Tensor, distinct: Optional[Tensor] = None) -> Tensor:
         return head * self.relation(rel_type)

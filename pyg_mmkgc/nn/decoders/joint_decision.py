@@ -1,11 +1,12 @@
-from typing import List, Mapping, Optional, Tuple
+from typing import Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch.nn import Embedding
 from torch_geometric.nn.inits import zeros
 
-from pyg_mmkgc.nn.decoders.base import Decoder, Parts
+from pyg_mmkgc.nn.decoders.base import Decoder, MetricDecoder, Part
+from pyg_mmkgc.nn.reduction import Pairs, reduce_materialized, reduce_scores
 
 
 class JointDecision(torch.nn.Module):
@@ -17,19 +18,26 @@ class JointDecision(torch.nn.Module):
         s(h, r, t) = \sum_v \lambda_{r,v} \, a_v(h) \, a_v(t) \, s_v(h_v, r, t_v), \qquad
         \lambda_{r,v} = \exp(w_v + w_{r,v}),
 
-    where :math:`a_v \in \{0, 1\}` says whether an entity has the view. MoMoK adds its heads up
-    (:math:`\lambda = 1`, where we start).
+    where :math:`a_v \in \{0, 1\}` says whether an entity has the view. At first
+    :math:`\lambda = 1`. With :obj:`average`, as in MoMoK, nothing is learned, and what is averaged
+    is what each decoder takes for the probability of the triple:
+
+    .. math::
+        s(h, r, t) = \frac{\sum_v a_v(h) \, a_v(t) \, \sigma(s_v(h_v, r, t_v))}
+        {\sum_v a_v(h) \, a_v(t)}, \qquad \text{or 0 if there is no common view.}
 
     It has the interface of a :class:`Decoder` over vectors of :math:`V C + V` channels: all views
     beside each other, then :math:`a_v`.
 
     Args:
         decoders (Dict[str, Decoder]): A decoder for each view, all of :math:`C` channels.
+        average (bool, optional): If set to :obj:`True`, probabilities are averaged.
+            (default: :obj:`False`)
 
     Raises:
         ValueError: If there is no decoder, or sizes differ.
     """
-    def __init__(self, decoders: Mapping[str, Decoder]):
+    def __init__(self, decoders: Mapping[str, Decoder], average: bool = False):
         super().__init__()
         sizes = {(decoder.num_relations, decoder.channels) for decoder in decoders.values()}
         if len(sizes) != 1:
@@ -37,20 +45,28 @@ class JointDecision(torch.nn.Module):
                              f'(got {sorted(sizes)})')
         self.decoders = torch.nn.ModuleDict(decoders)
         (self.num_relations, self.channels), = sizes
-        self.weight = torch.nn.Parameter(torch.empty(len(decoders)))
-        self.relation_weight = Embedding(2 * self.num_relations, len(decoders))
+        self.average = average
+        # Then the decision is one dot product of all views together.
+        self._is_product = not average and not any(
+            isinstance(decoder, MetricDecoder) for decoder in decoders.values())
+        if average:
+            self.register_buffer('weight', torch.zeros(len(decoders)), persistent=False)
+        else:
+            self.weight = torch.nn.Parameter(torch.empty(len(decoders)))
+            self.relation_weight = Embedding(2 * self.num_relations, len(decoders))
         self.reset_parameters()
 
     def reset_parameters(self):
         r"""Resets all learnable parameters of the module."""
         for decoder in self.decoders.values():
             decoder.reset_parameters()
-        zeros(self.weight)
-        zeros(self.relation_weight.weight)
+        if not self.average:
+            zeros(self.weight)
+            zeros(self.relation_weight.weight)
 
     def gates(self) -> List[torch.nn.Parameter]:
-        r"""The parameters :math:`w` that weigh the decoders."""
-        return [self.weight, self.relation_weight.weight]
+        r"""The parameters :math:`w` that weigh the decoders, if there are any."""
+        return [] if self.average else [self.weight, self.relation_weight.weight]
 
     def _split(self, x: Tensor) -> List[Tuple[Tensor, Tensor]]:
         r"""The views, each with :math:`a_v` (or :math:`\lambda a_v`) as its last channel."""
@@ -59,43 +75,75 @@ class JointDecision(torch.nn.Module):
 
     def gate(self, rel_type: Optional[Tensor] = None) -> Tensor:
         r""":math:`\lambda_{r,v}`, :math:`(B, V)`, or :math:`\exp(w_v)`, :math:`(V)`, without
-        relations."""
+        relations; all ones, :math:`(V)`, with :obj:`average`."""
         weight = self.weight
-        return (weight if rel_type is None else weight + self.relation_weight(rel_type)).exp()
+        if rel_type is not None and not self.average:
+            weight = weight + self.relation_weight(rel_type)
+        return weight.exp()
 
-    def query(self, head: Tensor, rel_type: Tensor) -> Tensor:
+    def distinct(self, rel_type: Tensor) -> Optional[Tensor]:
+        r"""What any of the decoders has a use for; see :meth:`Decoder.distinct`."""
+        found = (decoder.distinct(rel_type) for decoder in self.decoders.values())
+        return next((distinct for distinct in found if distinct is not None), None)
+
+    def query(self, head: Tensor, rel_type: Tensor, distinct: Optional[Tensor] = None) -> Tensor:
         r"""What a tail is compared with, :math:`(B, VC + V)`; see :meth:`Decoder.query`."""
         queries = [
-            decoder.query(x, rel_type)
+            decoder.query(x, rel_type, distinct)
             for decoder, (x, _) in zip(self.decoders.values(), self._split(head), strict=True)
         ]
         return torch.cat([*queries, self.gate(rel_type) * head[..., -len(self.decoders):]], dim=-1)
 
     def score(self, query: Tensor, tail: Tensor) -> Tensor:
         r"""Compares queries with tails, broadcasting all dimensions but the last."""
-        return sum(decoder.score(q, t) * gate * has
-                   for decoder, (q, gate), (t, has) in zip(
-                       self.decoders.values(), self._split(query), self._split(tail), strict=True))
+        return self._decide((decoder.score(q, t), gate * has)
+                            for decoder, (q, gate), (t, has) in zip(
+                                self.decoders.values(), self._split(query), self._split(tail),
+                                strict=True))
 
     def score_all(self, query: Tensor, candidates: Tensor) -> Tensor:
         r"""Compares each query with each candidate, :math:`(B, N)`."""
-        return self.combine(query, candidates, self.parts(query, candidates))
+        if self._is_product:
+            return self._weigh(query) @ self._weigh(candidates).t()
+        return self._decide((part.decoder.score_all(part.query, part.candidates),
+                             gate.unsqueeze(-1) * has)
+                            for part, (_, gate), (_, has) in zip(
+                                self.parts(query, candidates).values(), self._split(query),
+                                self._split(candidates), strict=True))
 
-    def combine(self, query: Tensor, candidates: Tensor, parts: Parts,
-                index: Optional[Tensor] = None) -> Tensor:
-        r"""The joint decision from the scores of each decoder; see :meth:`Decoder.combine`."""
-        out = 0
-        for (score, *_), (_, gate), (_, has) in zip(
-                parts.values(), self._split(query), self._split(candidates), strict=True):
-            if index is not None:
-                score, has = score.gather(1, index), has[index]
-            out = out + score * (gate.unsqueeze(-1) * has)
-        return out
+    def reduce(self, query: Tensor, candidates: Tensor, reduction: str,
+               allowed: Optional[Tensor] = None, pairs: Optional[Pairs] = None,
+               mass: Union[float, Tensor] = 0.0) -> Tuple[Tensor, Optional[Tensor]]:
+        r"""What a loss over all candidates needs of the joint decision; see
+        :meth:`Decoder.reduce`."""
+        if self._is_product:
+            return reduce_scores(self._weigh(query), self._weigh(candidates), reduction, allowed,
+                                 pairs, mass)
+        return reduce_materialized(self.score_all(query, candidates), reduction, allowed, pairs,
+                                   mass)
 
-    def parts(self, query: Tensor, candidates: Tensor) -> Parts:
-        r"""The scores of each decoder alone, so that none leans on another; see
-        :meth:`Decoder.parts`."""
-        return {name: (decoder.score_all(q, t), gate > 0, has > 0)
+    def combine(self, query: Tensor, candidates: Tensor, scores: Dict[str, Tensor],
+                index: Tensor) -> Tensor:
+        r"""The joint decision about some candidates; see :meth:`Decoder.combine`."""
+        return self._decide((score, gate.unsqueeze(-1) * has[index])
+                            for score, (_, gate), (_, has) in zip(
+                                scores.values(), self._split(query), self._split(candidates),
+                                strict=True))
+
+    def _weigh(self, x: Tensor) -> Tensor:
+        # So that the dot product of two of these is the decision.
+        return torch.cat([view * gate.unsqueeze(-1) for view, gate in self._split(x)], dim=-1)
+
+    def _decide(self, weighed: Iterable[Tuple[Tensor, Tensor]]) -> Tensor:
+        out = total = 0
+        for score, weight in weighed:
+            out = out + (score.sigmoid() if self.average else score) * weight
+            total = total + weight
+        return out / total.clamp(min=1) if self.average else out
+
+    def parts(self, query: Tensor, candidates: Tensor) -> Dict[str, Part]:
+        r"""Each decoder alone, so that none leans on another; see :meth:`Decoder.parts`."""
+        return {name: Part(decoder, q, t, gate > 0, has > 0)
                 for (name, decoder), (q, gate), (t, has) in zip(
                     self.decoders.items(), self._split(query), self._split(candidates),
                     strict=True)}

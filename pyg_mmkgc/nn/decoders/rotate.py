@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pyg_mmkgc.nn.decoders.base import ComplexSpaceDecoder
+from pyg_mmkgc.nn.decoders.base import ComplexSpaceDecoder, MetricDecoder
 
 #: Elements of the largest intermediate tensor of :meth:`RotatEDecoder.score_all`: what fits the
 #: cache of a CPU, and what keeps any other device busy (256 MB in float32).
 CPU_NUMEL, DEVICE_NUMEL = 2**20, 2**26
 
 
-class RotatEDecoder(ComplexSpaceDecoder):
+class RotatEDecoder(MetricDecoder, ComplexSpaceDecoder):
     r"""The score function of `"RotatE: Knowledge Graph Embedding by Relational Rotation in
     Complex Space" <https://arxiv.org/abs/1902.10197>`_:
 

@@ -1,10 +1,12 @@
+from typing import Optional
+
 import torch
 from torch import Tensor
 
-from pyg_mmkgc.nn.decoders.base import Decoder
+from pyg_mmkgc.nn.decoders.base import MetricDecoder
 
 
-class TransEDecoder(Decoder):
+class TransEDecoder(MetricDecoder):
     r"""The score function of `"Translating Embeddings for Modeling Multi-Relational Data"
     <https://papers.nips.cc/paper/5071-translating-embeddings-for-modeling-multi-relational-data>`_:
 
@@ -38,7 +40,7 @@ class TransEDecoder(Decoder):
         bound = 6 / self.channels**0.5
         torch.nn.init.uniform_(self.rel_emb.weight, -bound, bound)
 
-    def query(self, head: Tensor, rel_type: Tensor) -> Tensor:
+    def query(self, head: Tensor, rel_type: Tensor, distinct: Optional[Tensor] = None) -> Tensor:
         return head + self.relation(rel_type)
 
     def score(self, query: Tensor, tail: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-from typing import Optional
+from typing import Any, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 from torch.utils.checkpoint import checkpoint
 
@@ -24,11 +25,12 @@ class TuckERDecoder(Decoder):
     The matrix :math:`\mathbf{M}_r = \sum_k r_k \mathbf{W}_k` depends on the relation alone.
     :meth:`query` never builds one matrix per row of the batch, and never waits for the host:
 
-    * With at most as many relations as rows (:math:`2R \le B`), all :math:`\mathbf{M}_r` are one
-      product. Rows are sorted by relation into tiles of one relation each; since the number of
-      tiles is at most :math:`2R + B / T` for tiles of :math:`T` rows, shapes do not depend on
-      the data. About :math:`2R d_r C^2 + 2 B C^2` multiplications (per row:
-      :math:`B d_r C^2`), in :math:`O(R C^2)` memory.
+    * With at most as many relations as rows (:math:`U \le B`, where :math:`U = 2R`, or the number
+      of distinct relations if they are named), all :math:`\mathbf{M}_r` are one product. Rows are
+      sorted by relation into tiles of one relation each; since the number of tiles is at most
+      :math:`U + B / T` for tiles of :math:`T` rows, shapes do not depend on the data. About
+      :math:`U d_r C^2 + 2 B C^2` multiplications (per row: :math:`B d_r C^2`), in
+      :math:`O(U C^2)` memory.
     * Otherwise, or if those matrices exceed 256 MB, :math:`\sum_k r_k (\mathbf{h} \mathbf{W}_k)`
       in chunks of :math:`k`, which are computed again in the backward pass:
       :math:`B d_r C^2` multiplications in bounded memory.
@@ -63,18 +65,32 @@ class TuckERDecoder(Decoder):
         torch.nn.init.normal_(self.rel_emb.weight, std=self.relation_channels**-0.5)
         torch.nn.init.normal_(self.core, std=self.channels**-0.5)
 
-    def query(self, head: Tensor, rel_type: Tensor) -> Tensor:
+    def distinct(self, rel_type: Tensor) -> Optional[Tensor]:
+        # No matrix is built for any other relation.
+        return rel_type.unique()
+
+    def query(self, head: Tensor, rel_type: Tensor, distinct: Optional[Tensor] = None) -> Tensor:
         head = F.dropout(head, self.input_dropout, self.training)
-        num_rows = 2 * self.num_relations
+        num_rows = 2 * self.num_relations if distinct is None else distinct.numel()
         if num_rows <= head.size(0) and num_rows * self.channels**2 <= MAX_NUMEL:
-            out = self._query_by_relation(head, rel_type)
+            out = (self._query_by_relation(head, rel_type) if distinct is None else
+                   self._query_by_relation(head, torch.searchsorted(distinct, rel_type), distinct))
         else:
             out = self._query_by_channel(head, self.relation(rel_type))
         return F.dropout(out, self.hidden_dropout, self.training)
 
-    def _query_by_relation(self, head: Tensor, rel_type: Tensor) -> Tensor:
-        num_rows, device = 2 * self.num_relations, head.device
-        matrix = (self.rel_emb.weight @ self.core.flatten(1)).view(num_rows, *self.core.shape[1:])
+    def _query_by_relation(self, head: Tensor, rel_type: Tensor,
+                           distinct: Optional[Tensor] = None) -> Tensor:
+        # With `distinct`, `rel_type` holds positions in it.
+        relation = self.rel_emb.weight if distinct is None else self.relation(distinct)
+        num_rows, device = relation.size(0), head.device
+        matrix = (relation @ self.core.flatten(1)).view(num_rows, *self.core.shape[1:])
+        if distinct is not None and device.type == 'cpu':
+            # The host is here anyway and knows all sizes, and copies of matrices are dear:
+            perm = rel_type.argsort()
+            out = _GroupedMM.apply(head[perm].to(matrix.dtype), matrix,
+                                   rel_type.bincount(minlength=num_rows).tolist())
+            return out[perm.argsort()]
 
         size = max(MIN_TILE, head.size(0) // num_rows)
         num_tiles = num_rows + head.size(0) // size  # An upper bound.
@@ -106,3 +122,26 @@ class TuckERDecoder(Decoder):
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}(num_relations={self.num_relations}, '
                 f'channels={self.channels}, relation_channels={self.relation_channels})')
+
+
+class _GroupedMM(torch.autograd.Function):
+    r"""The product of each group of consecutive rows with a matrix of its own."""
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: Tensor, sizes: List[int]) -> Tensor:
+        ctx.sizes = sizes
+        ctx.save_for_backward(x, matrix)
+        out = torch.empty_like(x)
+        for rows, m, o in zip(x.split(sizes), matrix, out.split(sizes), strict=True):
+            torch.mm(rows, m, out=o)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, Tensor, None]:
+        x, matrix = ctx.saved_tensors
+        grad_x, grad_matrix = torch.empty_like(x), torch.empty_like(matrix)
+        for g, rows, m, g_x, g_m in zip(grad.split(ctx.sizes), x.split(ctx.sizes), matrix,
+                                        grad_x.split(ctx.sizes), grad_matrix, strict=True):
+            torch.mm(g, m.t(), out=g_x)
+            torch.mm(rows.t(), g, out=g_m)
+        return grad_x, grad_matrix, None

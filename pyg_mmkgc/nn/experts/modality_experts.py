@@ -25,7 +25,9 @@ class ModalityExperts(torch.nn.Module):
 
     with Gaussian noise :math:`\epsilon` in training only. The term :math:`a_{r,k}` lets a relation
     choose its experts; MoMoK's gate has the temperature :math:`\sigma(\rho_r)` alone
-    (:obj:`relation_bias=False`). All experts are one matrix product, in which :math:`-W_k b_k` is
+    (:obj:`relation_bias=False`), and noise whose standard deviation is learned
+    (:obj:`learned_noise=True`), :math:`\mathrm{softplus}(x(e)^{\top} n_k)` more than
+    :obj:`noise`. All experts are one matrix product, in which :math:`-W_k b_k` is
     kept as one vector of :obj:`out_channels`: the same maps with fewer numbers. Without a
     relation, :math:`a = 0` and the temperature is one.
 
@@ -39,17 +41,20 @@ class ModalityExperts(torch.nn.Module):
         noise (float, optional): Standard deviation of :math:`\epsilon`. (default: :obj:`0.0`)
         relation_bias (bool, optional): If set to :obj:`False`, :math:`a_{r,k} = 0`.
             (default: :obj:`True`)
+        learned_noise (bool, optional): If set to :obj:`True`, the standard deviation of
+            :math:`\epsilon` depends on the entity. (default: :obj:`False`)
 
     Shapes:
         - **input:** raw features :math:`(N, F_{in})`
-        - **output:** views :math:`(N, K, F_{out})`, gate logits without relation :math:`(N, K)`
+        - **output:** views :math:`(N, K, F_{out})`, gate logits without relation :math:`(N, K)`,
+          or :math:`(N, 2K)` with what :obj:`learned_noise` is made of behind them
 
     Raises:
         ValueError: If a size is below one, or dropout is outside :math:`[0, 1)`.
     """
     def __init__(self, in_channels: int, out_channels: int, num_experts: int = 3,
                  num_relations: int = 1, dropout: float = 0.0, noise: float = 0.0,
-                 relation_bias: bool = True):
+                 relation_bias: bool = True, learned_noise: bool = False):
         super().__init__()
         for name, value in [('in_channels', in_channels), ('out_channels', out_channels),
                             ('num_experts', num_experts), ('num_relations', num_relations)]:
@@ -64,6 +69,7 @@ class ModalityExperts(torch.nn.Module):
         self.dropout = dropout
         self.noise = noise
         self.relation_bias = relation_bias
+        self.learned_noise = learned_noise
 
         self.weight = torch.nn.Parameter(torch.empty(in_channels, num_experts * out_channels))
         self.bias = torch.nn.Parameter(torch.empty(num_experts * out_channels))
@@ -72,6 +78,8 @@ class ModalityExperts(torch.nn.Module):
             self.temperature_logit = Embedding(2 * num_relations, 1)
             if relation_bias:
                 self.gate_bias = Embedding(2 * num_relations, num_experts)
+            if learned_noise:
+                self.noise_weight = torch.nn.Parameter(torch.empty(in_channels, num_experts))
         self.reset_parameters()
 
     def reset_parameters(self):
@@ -86,6 +94,8 @@ class ModalityExperts(torch.nn.Module):
             torch.nn.init.constant_(self.temperature_logit.weight, 2.0)
             if self.relation_bias:
                 zeros(self.gate_bias.weight)
+            if self.learned_noise:
+                zeros(self.noise_weight)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         r"""The views of each entity and the part of the gate logits that no relation changes.
@@ -98,22 +108,29 @@ class ModalityExperts(torch.nn.Module):
         views = views.view(-1, self.num_experts, self.out_channels)  # [N, K, C]
         if self.num_experts == 1:
             return views, views.new_zeros(x.size(0), 1)
-        return views, x @ self.gate_weight  # [N, K]
+        weight = (torch.cat([self.gate_weight, self.noise_weight], dim=1) if self.learned_noise
+                  else self.gate_weight)
+        return views, x @ weight  # [N, K] or [N, 2K]
 
     def gate_logits(self, logits: Tensor, rel_type: Optional[Tensor] = None) -> Tensor:
         r"""Gate logits under a relation; their softmax over the experts is :math:`g`.
 
         Args:
-            logits (torch.Tensor): Relation-free logits :math:`(B, K)` from :meth:`forward`.
+            logits (torch.Tensor): Relation-free logits from :meth:`forward`, one row for each
+                question.
             rel_type (torch.Tensor, optional): Relations :math:`(B)`, inverse ones included.
                 :obj:`None` means the gate without its relation terms. (default: :obj:`None`)
         """
         if self.num_experts == 1:
             return logits
+        noise = self.noise
+        if self.learned_noise:
+            logits, spread = logits.split(self.num_experts, dim=-1)
+            noise = noise + torch.nn.functional.softplus(spread)
         if rel_type is not None and self.relation_bias:
             logits = logits + self.gate_bias(rel_type)
-        if self.training and self.noise > 0:
-            logits = logits + self.noise * torch.randn_like(logits)
+        if self.training and (self.learned_noise or self.noise > 0):
+            logits = logits + noise * torch.randn_like(logits)
         if rel_type is not None:
             logits = logits / self.temperature_logit(rel_type).sigmoid()
         return logits

@@ -3,6 +3,7 @@ from pyg_mmkgc.nn.models.additive_complex import AdditiveComplEx
 from pyg_mmkgc.nn.models.base import KGModel
 from pyg_mmkgc.nn.models.complex import ComplEx
 from pyg_mmkgc.nn.models.mocme import MoCME
+from pyg_mmkgc.nn.models.momok import MoMoK
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
 
-__all__ = classes = ['AdditiveComplEx', 'ComplEx', 'KGModel', 'MoCME', 'MultiModalModel']
+__all__ = classes = ['AdditiveComplEx', 'ComplEx', 'KGModel', 'MoCME', 'MoMoK', 'MultiModalModel']

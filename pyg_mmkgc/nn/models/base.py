@@ -1,4 +1,4 @@
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -7,9 +7,30 @@ from torch_geometric.nn.kge.loader import KGTripletLoader
 
 from pyg_mmkgc.data import EDGE, TripleIndex, build_index, seen_entities
 from pyg_mmkgc.evaluation import Ranks, compute_metrics, rank
-from pyg_mmkgc.nn.decoders.base import Decoder, Parts
+from pyg_mmkgc.nn.decoders.base import Decoder, Part
+from pyg_mmkgc.nn.reduction import Pairs
 
 OBJECTIVES = ('softmax', 'bce', 'sampled')
+
+
+class Prepared(NamedTuple):
+    r"""What a loss needs to know of a batch beyond the batch; see :meth:`KGModel.prepare`.
+
+    Args:
+        relations (torch.Tensor, optional): The distinct relations, see :meth:`Decoder.distinct`.
+        positives (Tuple[torch.Tensor, torch.Tensor], optional): Row and entity of all answers.
+        neg_index (torch.Tensor, optional): Negatives :math:`(B, n)`.
+        neg_mask (torch.Tensor, optional): Which of them count, :math:`(B, n)`.
+        entities (torch.Tensor, optional): The distinct entities of the batch and its negatives.
+        row (torch.Tensor, optional): Where heads, tails and negatives are among these,
+            :math:`(B, 2 + n)`.
+    """
+    relations: Optional[Tensor] = None
+    positives: Optional[Pairs] = None
+    neg_index: Optional[Tensor] = None
+    neg_mask: Optional[Tensor] = None
+    entities: Optional[Tensor] = None
+    row: Optional[Tensor] = None
 
 
 class KGModel(torch.nn.Module):
@@ -28,8 +49,7 @@ class KGModel(torch.nn.Module):
 
     * ``'softmax'``: :math:`-\log \mathrm{softmax}_{t'} \, s(h, r, t')_t`, or
     * ``'bce'``: the mean over :math:`t'` of the binary cross-entropy of
-      :math:`\sigma(s(h, r, t'))`, where all training answers of :math:`(h, r)` are true
-      (looking them up synchronises with the host),
+      :math:`\sigma(s(h, r, t'))`, where all training answers of :math:`(h, r)` are true,
 
     and ``'sampled'`` with :obj:`neg_sampling` is, for negatives :math:`t'_i` with weights
     :math:`w_i`,
@@ -45,8 +65,12 @@ class KGModel(torch.nn.Module):
         decoder (Decoder): The score function.
         objective (str, optional): ``'softmax'``, ``'bce'`` or ``'sampled'``.
             (default: :obj:`"softmax"`)
-        label_smoothing (float, optional): Smoothing of the loss over all entities.
+        label_smoothing (float, optional): Smoothing :math:`\varepsilon` of the loss over all
+            entities: truth weighs :math:`1 - \varepsilon`, and :math:`\varepsilon` is spread over
+            the candidates of ``'softmax'``, or over all entities for ``'bce'``.
             (default: :obj:`0.0`)
+        smoothing_mass (float, optional): What is spread for ``'bce'``, if it is not
+            :math:`\varepsilon`. (default: :obj:`label_smoothing`)
         regularization (float, optional): Weight of the decoder's N3 norm.
             (default: :obj:`0.0`)
         neg_sampling (TripleNegativeSampling, optional): Draws and weighs negatives.
@@ -59,8 +83,8 @@ class KGModel(torch.nn.Module):
     """
     def __init__(self, num_entities: int, num_relations: int, hidden_channels: int,
                  decoder: Decoder, objective: str = 'softmax', label_smoothing: float = 0.0,
-                 regularization: float = 0.0, neg_sampling: Optional[Any] = None,
-                 neg_weight: float = 1.0):
+                 smoothing_mass: Optional[float] = None, regularization: float = 0.0,
+                 neg_sampling: Optional[Any] = None, neg_weight: float = 1.0):
         super().__init__()
         if objective not in OBJECTIVES:
             raise ValueError(f"Unknown 'objective' {objective!r} (expected one of "
@@ -75,6 +99,7 @@ class KGModel(torch.nn.Module):
         self.decoder = decoder
         self.objective = objective
         self.label_smoothing = label_smoothing
+        self.smoothing_mass = label_smoothing if smoothing_mass is None else smoothing_mass
         self.regularization = regularization
         self.neg_sampling = neg_sampling
         self.neg_weight = neg_weight
@@ -167,15 +192,48 @@ class KGModel(torch.nn.Module):
         table = self.candidate_vectors(encoded)
 
         def score(head_index: Tensor, rel_type: Tensor, start: int, stop: int) -> Tensor:
-            query = self.decoder.query(self.head_vectors(encoded, head_index, rel_type), rel_type)
+            query = self.decoder.query(self.head_vectors(encoded, head_index, rel_type), rel_type,
+                                       self.decoder.distinct(rel_type))
             return self.decoder.score_all(query, table[start:stop])
 
         return score
 
     # Training ###################################################################################
 
+    def prepare(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor) -> Prepared:
+        r"""What :meth:`loss` needs to know of a batch and cannot find out without waiting for the
+        host: the training loop asks for it outside the step. Draws the negatives.
+
+        Args:
+            head_index (torch.Tensor): The head indices.
+            rel_type (torch.Tensor): The relation types.
+            tail_index (torch.Tensor): The tail indices.
+        """
+        out = Prepared(self.decoder.distinct(rel_type))
+        if self.neg_sampling is not None:
+            neg_index, mask = self.neg_sampling.corrupt(head_index, rel_type, tail_index)
+            out = out._replace(neg_index=neg_index, neg_mask=mask)
+        if self.objective == 'sampled':
+            index = torch.cat([head_index.unsqueeze(1), tail_index.unsqueeze(1), neg_index], dim=1)
+            entities, row = index.unique(return_inverse=True)
+            out = out._replace(entities=entities, row=row)
+        if self.objective == 'bce':
+            out = out._replace(positives=self._answers(head_index, rel_type, tail_index))
+        return out
+
+    def _answers(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor) -> Pairs:
+        if self._train_known is None:
+            raise ValueError("the model knows no graph to look answers up in for 'bce'; build it "
+                             'by `from_data` or call `attach(data)`')
+        known = self._train_known = self._train_known.to(head_index.device)  # Copies but once.
+        row, entity = known.answers(head_index, rel_type)
+        # The triples themselves are true even if training does not hold them.
+        new = (~known.contains(head_index, rel_type, tail_index)).nonzero().view(-1)
+        return torch.cat([row, new]), torch.cat([entity, tail_index[new]])
+
     def loss(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor,
-             log: Optional[Dict[str, Tensor]] = None) -> Tensor:
+             log: Optional[Dict[str, Tensor]] = None,
+             prepared: Optional[Prepared] = None) -> Tensor:
         r"""Returns the loss of a batch of triples; both ends are learned if the batch holds inverse
         triples :math:`(t, r + R, h)` as well.
 
@@ -184,36 +242,45 @@ class KGModel(torch.nn.Module):
             rel_type (torch.Tensor): The relation types.
             tail_index (torch.Tensor): The tail indices.
             log (Dict[str, torch.Tensor], optional): Filled with the parts of the loss, detached.
+            prepared (Prepared, optional): What :meth:`prepare` returned for this batch.
+                (default: asked for here)
         """
-        encoded = self.encode()
-        head = self.head_vectors(encoded, head_index, rel_type)
+        if prepared is None:
+            prepared = self.prepare(head_index, rel_type, tail_index)
+        head_row, tail_row, neg_row = head_index, tail_index, prepared.neg_index
+        if self.objective == 'sampled':  # All that is looked at is the batch.
+            head_row, tail_row = prepared.row[:, 0], prepared.row[:, 1]
+            neg_row = prepared.row[:, 2:]
+        encoded = self.encode(prepared.entities)
+        head = self.head_vectors(encoded, head_row, rel_type)
         table = self.candidate_vectors(encoded)
-        query = self.decoder.query(head, rel_type)
+        query = self.decoder.query(head, rel_type, prepared.relations)
 
-        parts = {}
-        scores = None if self.objective == 'sampled' else self.decoder.parts(query, table)
+        parts, index = {}, None
+        if self.neg_sampling is not None:
+            index = torch.cat([tail_row.unsqueeze(1), neg_row], dim=1)  # [B, 1 + n]
+        if self.objective == 'sampled':
+            scores = self.decoder.score(query.unsqueeze(1), table[index])
+        else:
+            parts, scores = self._full_losses(query, table, tail_index, prepared.positives, index)
         if self.neg_sampling is not None:
             weight = 1.0 if self.objective == 'sampled' else self.neg_weight
-            parts['sampled'] = weight * self._sampled_loss(query, table, scores, head_index,
-                                                           rel_type, tail_index)
-        if scores is not None:
-            if len(scores) > 1 and not self.held_out_gates:
-                every = torch.ones_like(self.seen)
-                decision = self.decoder.combine(query, table, scores)
-                scores['decision'] = decision, every[tail_index], every
-            for name, (score, *has) in scores.items():
-                name = self.objective if len(scores) == 1 else f'{self.objective}_{name}'
-                parts[name] = self._full_loss(score, head_index, rel_type, tail_index, *has)
+            parts['sampled'] = weight * self._sampled_loss(scores, prepared)
         if self.regularization > 0:
             parts['regularization'] = self.regularization * self.decoder.regularization(
-                head, rel_type, table[tail_index])
-        parts.update(self.auxiliary_losses(encoded))
+                head, rel_type, table[tail_row])
+        parts.update(self.auxiliary_losses(encoded, head_row))
         if log is not None:
             log.update({name: value.detach() for name, value in parts.items()})
         return sum(parts.values())
 
-    def auxiliary_losses(self, encoded: Any) -> Dict[str, Tensor]:
-        r"""Further named parts of the loss, from what has been encoded anyway."""
+    def auxiliary_losses(self, encoded: Any, head_row: Tensor) -> Dict[str, Tensor]:
+        r"""Further named parts of the loss, from what has been encoded anyway.
+
+        Args:
+            encoded (Any): What :meth:`encode` returned.
+            head_row (torch.Tensor): The rows of the heads in it, :math:`(B)`.
+        """
         return {}
 
     def gates(self) -> List[torch.nn.Parameter]:
@@ -239,9 +306,10 @@ class KGModel(torch.nn.Module):
                 encoded = self.encode()
             head = self.head_vectors(encoded, head_index, rel_type)
             query = self.decoder.query(head, rel_type)
-            score = self.decoder.score_all(query, self.candidate_vectors(encoded))
-            score = score.masked_fill(~self.seen, torch.finfo(score.dtype).min)
-            return torch.nn.functional.cross_entropy(score, tail_index)
+            row = torch.arange(tail_index.numel(), device=tail_index.device)
+            total, score = self.decoder.reduce(query, self.candidate_vectors(encoded), 'logsumexp',
+                                               self.seen, (row, tail_index))
+            return (total - score).mean()
         finally:
             self.train(mode)
 
@@ -254,44 +322,54 @@ class KGModel(torch.nn.Module):
         r"""The loss of :meth:`alternating_parameters`."""
         raise NotImplementedError(f"'{self.__class__.__name__}' alternates nothing")
 
-    def _full_loss(self, score: Tensor, head_index: Tensor, rel_type: Tensor, tail_index: Tensor,
-                   has_query: Tensor, has_candidate: Tensor) -> Tensor:
-        # Entities that training never names are no negatives: nothing is known of them.
-        allowed = self.seen & has_candidate
-        valid = has_query & allowed[tail_index]
-        smoothing = self.label_smoothing
-        if self.objective == 'softmax':
-            # An addition costs nothing in the backward pass, a masked fill a copy of all scores:
-            bias = torch.zeros_like(score[0]).masked_fill_(~allowed, torch.finfo(score.dtype).min)
-            loss = torch.nn.functional.cross_entropy(score + bias, tail_index, reduction='none')
-            if smoothing > 0:
-                mean = (score * allowed).sum(dim=-1) / allowed.sum().clamp(min=1)
-                loss = loss + smoothing * (score.gather(1, tail_index.unsqueeze(1))[:, 0] - mean)
-        else:
-            if self._train_known is None:
-                raise ValueError("the model knows no graph to look answers up in for 'bce'; build "
-                                 'it by `from_data` or call `attach(data)`')
-            self._train_known = self._train_known.to(score.device)  # No copy but the first.
-            target = score.new_zeros(score.shape)
-            target[self._train_known.answers(head_index, rel_type)] = 1.0
-            target.scatter_(1, tail_index.unsqueeze(1), 1.0)
-            target = target * (1 - smoothing) + smoothing / self.num_entities
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(score, target,
-                                                                        reduction='none')
-            loss = (loss * allowed).sum(dim=-1) / allowed.sum().clamp(min=1)
-        return (loss * valid).sum() / valid.sum().clamp(min=1)
+    def _full_losses(self, query: Tensor, table: Tensor, tail_index: Tensor,
+                     positives: Optional[Pairs], index: Optional[Tensor],
+                     ) -> Tuple[Dict[str, Tensor], Optional[Tensor]]:
+        # The losses over all entities, and the scores [B, n] of `index`.
+        batch = torch.arange(tail_index.numel(), device=tail_index.device)
+        row, column = (batch, tail_index) if positives is None else positives
+        pairs = row, column
+        if index is not None:
+            pairs = (torch.cat([row, batch.repeat_interleave(index.size(1))]),
+                     torch.cat([column, index.flatten()]))
+        parts = self.decoder.parts(query, table)
+        decides = len(parts) > 1 and len(self.gates()) > 0 and not self.held_out_gates
+        if decides:
+            every = torch.ones_like(self.seen)
+            parts['decision'] = Part(self.decoder, query, table, every[tail_index], every)
+        losses, picked = {}, {}
+        for name, part in parts.items():
+            # Entities that training never names are no negatives: nothing is known of them.
+            allowed = self.seen & part.has_candidate
+            valid = part.has_query & allowed[tail_index]
+            loss, scores = self._full_loss(part, allowed, pairs, row.numel())
+            key = self.objective if len(parts) == 1 else f'{self.objective}_{name}'
+            losses[key] = (loss * valid).sum() / valid.sum().clamp(min=1)
+            picked[name] = None if index is None else scores.view_as(index)
+        if index is None:
+            return losses, None
+        return losses, (picked['decision'] if decides else
+                        self.decoder.combine(query, table, picked, index))
 
-    def _sampled_loss(self, query: Tensor, table: Tensor, scores: Optional[Parts],
-                      head_index: Tensor, rel_type: Tensor, tail_index: Tensor) -> Tensor:
-        neg_index, mask = self.neg_sampling.corrupt(head_index, rel_type, tail_index)
-        index = torch.cat([tail_index.unsqueeze(1), neg_index], dim=1)  # [B, 1 + n]
-        if scores is None:
-            score = self.decoder.score(query.unsqueeze(1), table[index])
-        else:  # All scores are there already: looking them up is cheaper than vectors.
-            score = self.decoder.combine(query, table, scores, index)
-        pos_score, neg_score = score[:, 0], score[:, 1:]
+    def _full_loss(self, part: Part, allowed: Tensor, pairs: Pairs,
+                   num_positives: int) -> Tuple[Tensor, Tensor]:
+        # The loss of each query [B], and the scores of all pairs but the positives.
+        num_allowed, smoothing = allowed.sum().clamp(min=1), self.label_smoothing
+        softmax, mass = self.objective == 'softmax', 0.0
+        if smoothing > 0 or self.smoothing_mass > 0:
+            mass = smoothing / num_allowed if softmax else self.smoothing_mass / self.num_entities
+        total, scores = part.decoder.reduce(
+            part.query, part.candidates, 'logsumexp' if softmax else 'softplus', allowed, pairs,
+            mass)
+        row, column = (x[:num_positives] for x in pairs)
+        true = scores[:num_positives].to(total.dtype) * allowed[column]
+        loss = total - (1 - smoothing) * torch.zeros_like(total).index_add(0, row, true)
+        return loss if softmax else loss / num_allowed, scores[num_positives:]
+
+    def _sampled_loss(self, scores: Tensor, prepared: Prepared) -> Tensor:
+        mask, pos_score, neg_score = prepared.neg_mask, scores[:, 0], scores[:, 1:]
         weight = self.neg_sampling.weight(neg_score, mask)
-        self.neg_sampling.update(neg_index, neg_score, mask)
+        self.neg_sampling.update(prepared.neg_index, neg_score, mask)
         loss = (weight * torch.nn.functional.softplus(neg_score)).sum() / mask.sum().clamp(min=1)
         return torch.nn.functional.softplus(-pos_score).mean() + loss
 

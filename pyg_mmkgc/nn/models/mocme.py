@@ -153,7 +153,8 @@ class MoCME(MultiModalModel):
         return torch.cat([joint, *(views[m] for m in self.head_modalities),
                           torch.stack(has, dim=1)], dim=1)
 
-    def auxiliary_losses(self, encoded: EncodedEntities) -> Dict[str, Tensor]:
+    def auxiliary_losses(self, encoded: EncodedEntities,
+                         head_row: Tensor) -> Dict[str, Tensor]:
         fusion, parts = self.conv.fusion, {}
         if fusion.estimators() and not self.alternating_parameters():
             parts['information'] = fusion.learning_loss(encoded.views)

@@ -86,15 +86,31 @@ def test_parts_and_how_they_are_combined(decision, batch):
     query = decision.query(h, rel_type)
     parts = decision.parts(query, t)
     assert list(parts) == ['joint', 'image', 'text']
-    for v, (name, (score, has_query, has_candidate)) in enumerate(parts.items()):
-        decoder = decision.decoders[name]
-        close(score, decoder.score_all(decoder.query(head[:, v], rel_type), tail[:, v]))
-        assert has_query.equal(head_has[:, v].bool())
-        assert has_candidate.equal(tail_has[:, v].bool())
-    expected = slow(decision, batch)
-    close(decision.combine(query, t, parts), expected)
+    scores = {}
+    for v, (name, part) in enumerate(parts.items()):
+        assert part.decoder is decision.decoders[name]
+        scores[name] = part.decoder.score_all(part.query, part.candidates)
+        close(scores[name], part.decoder.score_all(part.decoder.query(head[:, v], rel_type),
+                                                   tail[:, v]))
+        assert part.has_query.equal(head_has[:, v].bool())
+        assert part.has_candidate.equal(tail_has[:, v].bool())
     index = torch.randint(N, (B, 9), generator=torch.Generator().manual_seed(0))
-    close(decision.combine(query, t, parts, index), expected.gather(1, index))
+    picked = {name: score.gather(1, index) for name, score in scores.items()}
+    close(decision.combine(query, t, picked, index), slow(decision, batch).gather(1, index))
+
+
+@pytest.mark.parametrize('reduction', ['logsumexp', 'softplus'])
+def test_reduces_what_it_scores(decision, batch, reduction):
+    (_, _, h), rel_type, (_, _, t) = batch
+    query = decision.query(h, rel_type)
+    allowed = torch.arange(N) % 3 > 0
+    pairs = torch.tensor([0, 1, 1]), torch.tensor([2, 1, 1])
+    expected = slow(decision, batch)
+    total, picked = decision.reduce(query, t, reduction, allowed, pairs, 0.1)
+    over = expected[:, allowed]
+    plain = over.logsumexp(1) if reduction == 'logsumexp' else over.exp().log1p().sum(1)
+    close(total, plain - 0.1 * over.sum(dim=1))
+    close(picked, expected[pairs])
 
 
 @torch.no_grad()
@@ -103,13 +119,16 @@ def test_a_plain_decoder_has_one_part():
     decoder = DistMultDecoder(R, C)
     query, candidates = torch.randn(B, C), torch.randn(N, C)
     parts = decoder.parts(query, candidates)
-    (score, has_query, has_candidate), = parts.values()
-    assert score.equal(decoder.score_all(query, candidates))
-    assert has_query.equal(torch.ones(B, dtype=torch.bool))
-    assert has_candidate.equal(torch.ones(N, dtype=torch.bool))
-    assert decoder.combine(query, candidates, parts).equal(score)
-    index = torch.randint(N, (B, 3))
-    assert decoder.combine(query, candidates, parts, index).equal(score.gather(1, index))
+    part, = parts.values()
+    assert part.decoder is decoder
+    assert part.query is query
+    assert part.candidates is candidates
+    assert part.has_query.equal(torch.ones(B, dtype=torch.bool))
+    assert part.has_candidate.equal(torch.ones(N, dtype=torch.bool))
+    index = torch.tensor([[1], [0]]).expand(2, 1)
+    score = torch.randn(2, 1)
+    assert decoder.combine(query[:2], candidates, {'score': score}, index) is score
+
 
 
 @torch.no_grad()
@@ -191,3 +210,30 @@ def test_invalid_decoders(decoders):
 def test_joint_repr():
     decision = JointDecision({'joint': DistMultDecoder(R, C)})
     assert str(decision) == "JointDecision(['joint'], channels=4)"
+
+
+@torch.no_grad()
+def test_average_of_probabilities(batch):
+    torch.manual_seed(0)
+    decision = JointDecision({name: DistMultDecoder(R, C) for name in ('joint', 'image', 'text')},
+                             average=True)
+    (head, head_has, h), rel_type, (tail, tail_has, t) = batch
+    h[0, -V:] = head_has[0] = 0  # Nothing in common with anybody.
+    assert list(decision.state_dict()) == [f'decoders.{v}.rel_emb.weight'
+                                           for v in decision.decoders]
+    assert decision.gates() == []
+    assert decision.gate(rel_type).equal(torch.ones(V))
+    query = decision.query(h, rel_type)
+    out = decision.score_all(query, t)
+    for b in range(B):
+        for n in range(N):
+            both = [decoder(head[b:b + 1, v], rel_type[b:b + 1], tail[n:n + 1, v])[0].sigmoid()
+                    for v, decoder in enumerate(decision.decoders.values())
+                    if head_has[b, v] and tail_has[n, v]]
+            close(out[b, n], sum(both, torch.zeros(())) / max(1, len(both)))
+    assert not out[0].any()
+    close(decision.score(query.unsqueeze(1), t), out)
+    index = torch.randint(N, (B, 9), generator=torch.Generator().manual_seed(0))
+    picked = {name: part.decoder.score_all(part.query, part.candidates).gather(1, index)
+              for name, part in decision.parts(query, t).items()}
+    close(decision.combine(query, t, picked, index), out.gather(1, index))

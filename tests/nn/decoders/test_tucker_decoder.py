@@ -91,3 +91,21 @@ def test_dropout_is_for_training_only():
 def test_invalid_dropout(name):
     with pytest.raises(ValueError, match=f"'{name}' needs to be in .*got 1.0"):
         TuckERDecoder(2, 4, **{name: 1.0})
+
+
+@pytest.mark.parametrize('batch_size', [1, 2, 3, 40, 97])
+@pytest.mark.parametrize('kind', RELATIONS)
+def test_matrices_of_distinct_relations_only(kind, batch_size, monkeypatch):
+    torch.manual_seed(0)
+    decoder = TuckERDecoder(3, 5, relation_channels=4).double()
+    head, rel_type = torch.randn(batch_size, 5).double(), RELATIONS[kind](batch_size)
+    inputs = [head.requires_grad_(), *decoder.parameters()]
+    weight = torch.randn(batch_size, 5).double()
+    expected = reference(decoder, head, rel_type)
+    expected_grads = torch.autograd.grad((expected * weight).sum(), inputs)
+    for distinct in (rel_type.unique(), torch.arange(6)):  # Some may not occur.
+        out = decoder.query(head, rel_type, distinct=distinct)
+        torch.testing.assert_close(out, expected)
+        grads = torch.autograd.grad((out * weight).sum(), inputs)
+        for grad, expected_grad in zip(grads, expected_grads, strict=True):
+            torch.testing.assert_close(grad, expected_grad)

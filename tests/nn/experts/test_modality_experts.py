@@ -85,6 +85,25 @@ def test_noise_is_for_training_only(experts):
     assert experts.gate_logits(logits, rel_type).equal(clean)
 
 
+def test_learned_noise(x):
+    torch.manual_seed(0)
+    experts = ModalityExperts(F_IN, F_OUT, K, R, noise=0.1, learned_noise=True)
+    assert not experts.noise_weight.any()
+    with torch.no_grad():
+        experts.noise_weight.normal_()
+    views, logits = experts(x)
+    assert logits.shape == (N, 2 * K)
+    many = logits[:1].expand(20000, -1)
+    clean = experts.eval().gate_logits(logits)
+    torch.testing.assert_close(clean, x @ experts.gate_weight)
+    noise = experts.train().gate_logits(many) - clean[:1]
+    expected = (x[0] @ experts.noise_weight).exp().log1p() + 0.1
+    torch.testing.assert_close(noise.std(dim=0), expected, rtol=0.05, atol=0)
+    experts.gate_logits(logits).softmax(dim=-1)[:, 0].sum().backward()
+    assert experts.noise_weight.grad.abs().sum() > 0
+    assert experts.gate_weight.grad.abs().sum() > 0
+
+
 def test_dropout_is_for_training_only(experts):
     experts.dropout = 0.4
     x = torch.ones(500, F_IN)

@@ -164,7 +164,7 @@ def test_parts_of_the_loss(graph):
 def test_auxiliary_losses(graph):
     model = make(graph, redundancy_weight=0.25)
     encoded = model.encode()
-    parts = model.auxiliary_losses(encoded)
+    parts = model.auxiliary_losses(encoded, torch.arange(3))
     fusion = model.conv.fusion
     torch.testing.assert_close(parts['information'], fusion.learning_loss(encoded.views))
     torch.testing.assert_close(parts['redundancy'], 0.25 * fusion.redundancy(encoded.views))

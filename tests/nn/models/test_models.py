@@ -365,7 +365,7 @@ def test_models_without_gates(graph):
     model = make('complex', graph[0])
     assert model.gates() == model.alternating_parameters() == []
     assert model.modality_weights(torch.tensor([0])) is None
-    assert model.auxiliary_losses(None) == {}
+    assert model.auxiliary_losses(None, torch.tensor([0])) == {}
     with pytest.raises(NotImplementedError, match="'ComplEx' alternates nothing"):
         model.alternating_loss()
 
@@ -534,13 +534,16 @@ def test_unseen_entities_are_no_negatives(name, objective):
         torch.testing.assert_close(other_grads[n], grad, msg=lambda text, n=n: f'{n}: {text}')
 
 
+@pytest.mark.parametrize('objective', ['softmax', 'bce', 'sampled'])
 @pytest.mark.parametrize('name', ['complex', 'mocme', 'mocme_club', 'mocme_some_heads'])
-def test_a_training_step_never_waits_for_the_host(name, graph, train_batch):
+def test_a_training_step_never_waits_for_the_host(name, objective, graph, train_batch):
     egns = EGNS(N, 4, refresh_every=1, candidates=seen_entities(graph[0]))
-    model = make(name, graph[0], neg_sampling=egns, label_smoothing=0.1, regularization=0.1)
+    model = make(name, graph[0], objective=objective, neg_sampling=egns, label_smoothing=0.1,
+                 regularization=0.1)
     model.train()
+    prepared = model.prepare(*train_batch)
     with NoSync():
-        model.loss(*train_batch, log={}).backward()
+        model.loss(*train_batch, log={}, prepared=prepared).backward()
         if model.alternating_parameters():
             model.alternating_loss().backward()
         if model.gates():

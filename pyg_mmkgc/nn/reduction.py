@@ -1,0 +1,129 @@
+r"""Losses over all candidates, without their scores in memory three times over."""
+from typing import Any, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+#: Scores in a block, so that the passes over it find it in the cache of a CPU.
+BLOCK = 2**20
+REDUCTIONS = ('logsumexp', 'softplus')
+
+Pairs = Tuple[Tensor, Tensor]
+
+
+def reduce_scores(query: Tensor, table: Tensor, reduction: str, allowed: Optional[Tensor] = None,
+                  pairs: Optional[Pairs] = None, mass: Union[float, Tensor] = 0.0,
+                  ) -> Tuple[Tensor, Optional[Tensor]]:
+    r"""What a loss needs of the scores :math:`s_{ij} = \langle q_i, t_j \rangle` of all candidates.
+
+    The softmax loss and the binary cross-entropy are both a sum over all candidates, minus the
+    scores of a few:
+
+    .. math::
+        \log \sum_j e^{s_{ij}} - s_{iy} \qquad \text{and} \qquad
+        \sum_j \log(1 + e^{s_{ij}}) - \sum_y s_{iy} .
+
+    This takes three matrix products, and a few passes over one buffer :math:`(B, N)` in which
+    scores are replaced by the derivative of the sum, which is all that the backward pass needs.
+    Under autocast, products and buffer have its type; sums are in single precision. There are no
+    second derivatives, and the graph can be walked only once.
+
+    Args:
+        query (torch.Tensor): Queries :math:`(B, C)`.
+        table (torch.Tensor): Candidates :math:`(N, C)`.
+        reduction (str): ``'logsumexp'`` or ``'softplus'``, the two sums above.
+        allowed (torch.Tensor, optional): The candidates that the sum is over, boolean
+            :math:`(N)`. (default: all)
+        pairs (Tuple[torch.Tensor, torch.Tensor], optional): Rows and candidates :math:`(P)` whose
+            scores are looked up, in any order. (default: none)
+        mass (float or torch.Tensor, optional): What :math:`\sum_j s_{ij}` over the same
+            candidates is subtracted with, for the label smoothing of either loss.
+            (default: :obj:`0.0`)
+
+    Returns:
+        (torch.Tensor, torch.Tensor): The sums :math:`(B)`, and the scores :math:`(P)` of
+        :obj:`pairs`, or :obj:`None`.
+
+    Raises:
+        ValueError: If the reduction is unknown.
+    """
+    _check(reduction)
+    row, column = (None, None) if pairs is None else pairs
+    total, picked = _Reduction.apply(query, table, reduction, allowed, row, column)
+    if isinstance(mass, Tensor) or mass != 0:
+        summed = table.sum(dim=0) if allowed is None else allowed.to(table.dtype) @ table
+        total = total - mass * (query @ summed)
+    return total, picked
+
+
+def reduce_materialized(score: Tensor, reduction: str, allowed: Optional[Tensor] = None,
+                        pairs: Optional[Pairs] = None, mass: Union[float, Tensor] = 0.0,
+                        ) -> Tuple[Tensor, Optional[Tensor]]:
+    r"""The same as :func:`reduce_scores` of scores :math:`(B, N)` that are no dot products."""
+    _check(reduction)
+    picked = None if pairs is None else score[pairs]
+    # An addition costs nothing in the backward pass, a masked fill a copy of all scores.
+    biased = score if allowed is None else score + _bias(score[0], allowed)
+    total = (biased.logsumexp(dim=1) if reduction == 'logsumexp' else
+             torch.nn.functional.softplus(biased).sum(dim=1))
+    if isinstance(mass, Tensor) or mass != 0:
+        total = total - mass * (score if allowed is None else score * allowed).sum(dim=1)
+    return total, picked
+
+
+class _Reduction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, table: Tensor, reduction: str, allowed: Optional[Tensor],
+                row: Optional[Tensor], column: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
+        device = query.device.type
+        dtype = (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device)
+                 else query.dtype)
+        ctx.dtypes = query.dtype, table.dtype
+        with torch.autocast(device, enabled=False):
+            query, table = query.to(dtype), table.to(dtype)
+            score = query @ table.t()  # [B, N]
+            position = None if row is None else row * score.size(1) + column
+            picked = None if position is None else score.view(-1)[position]
+            bias = None if allowed is None else _bias(score[0], allowed)
+            rows = score.size(0) if device != 'cpu' else max(1, BLOCK // max(1, score.size(1)))
+            total = torch.cat([_reduce_(block if bias is None else block.add_(bias), reduction)
+                               for block in score.split(rows)])
+        ctx.save_for_backward(query, table, score, position)
+        return total, picked
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, total_grad: Tensor,
+                 picked_grad: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
+        query, table, score, position = ctx.saved_tensors
+        with torch.autocast(query.device.type, enabled=False):
+            score *= total_grad.to(score.dtype).unsqueeze(1)  # In place: the buffer is ours.
+            if position is not None:
+                # Flat, since `scatter_add_` in half precision copies the whole buffer.
+                score.view(-1).index_add_(0, position, picked_grad.to(score.dtype))
+            grad_query = (score @ table).to(ctx.dtypes[0])
+            grad_table = (score.t() @ query).to(ctx.dtypes[1])
+        return grad_query, grad_table, None, None, None, None
+
+
+def _check(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f'Unknown reduction {reduction!r} (expected one of {list(REDUCTIONS)})')
+
+
+def _bias(like: Tensor, allowed: Tensor) -> Tensor:
+    return torch.zeros_like(like).masked_fill_(~allowed, torch.finfo(like.dtype).min)
+
+
+def _reduce_(score: Tensor, reduction: str) -> Tensor:
+    # The sum of each row of scores, which are replaced by its derivative.
+    wide = torch.promote_types(score.dtype, torch.float32)
+    if reduction == 'logsumexp':
+        top = score.amax(dim=1)
+        torch.softmax(score, dim=1, out=score)
+        # The largest probability is at least 1 / N, so that its logarithm is safe.
+        return top.to(wide) - score.amax(dim=1).to(wide).log()
+    total = torch.nn.functional.softplus(score).sum(dim=1, dtype=wide)
+    score.sigmoid_()
+    return total

@@ -1,0 +1,109 @@
+import pytest
+import torch
+
+from pyg_mmkgc.nn import reduction as module
+from pyg_mmkgc.nn.reduction import reduce_materialized, reduce_scores
+
+B, N, C = 7, 53, 6
+
+
+def inputs(dtype, scale=1.0, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    query = scale * torch.randn(B, C, dtype=dtype, generator=g)
+    table = torch.randn(N, C, dtype=dtype, generator=g)
+    allowed = torch.rand(N, generator=g) > 0.2
+    column = torch.randint(N, (4 * B, ), generator=g)
+    row = torch.randint(B, (4 * B, ), generator=g)
+    row[2], column[2] = row[0], column[0]  # Looked up twice: both gradients count.
+    column[1] = (~allowed).nonzero()[0, 0]  # Looked up, although the sum leaves it out.
+    return query.requires_grad_(), table.requires_grad_(), allowed, (row, column)
+
+
+def plain(query, table, reduction, allowed, pairs, mass=0.0):
+    score = query @ table.t()
+    over = score[:, allowed]
+    total = (over.logsumexp(dim=1) if reduction == 'logsumexp' else
+             torch.nn.functional.softplus(over).sum(dim=1))
+    return total - mass * over.sum(dim=1), score[pairs]
+
+
+def some_loss(total, picked):
+    weight = torch.arange(1, B + 1, dtype=total.dtype) / 3
+    return (weight * total).sum() - (picked**2).sum() + picked[0]
+
+
+@pytest.mark.parametrize('reduction', ['logsumexp', 'softplus'])
+@pytest.mark.parametrize('block', [1, 3 * N, 2**22])
+@pytest.mark.parametrize('mass', [0.0, 0.3, torch.tensor(0.01)])
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_equals_the_plain_form(monkeypatch, reduction, block, mass, dtype, tolerance):
+    monkeypatch.setattr(module, 'BLOCK', block)
+    query, table, allowed, pairs = inputs(dtype)
+    out = reduce_scores(query, table, reduction, allowed, pairs, mass)
+    expected = plain(query, table, reduction, allowed, pairs, mass)
+    materialized = reduce_materialized(query @ table.t(), reduction, allowed, pairs, mass)
+    for a, b in zip(materialized, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+    for a, b in zip(out, expected, strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+    grads = torch.autograd.grad(some_loss(*out), [query, table])
+    for a, b in zip(grads, torch.autograd.grad(some_loss(*expected), [query, table]), strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * float(b.abs().max()))
+    untouched = ~allowed
+    untouched[pairs[1]] = False
+    assert bool(untouched.any())
+    assert bool((grads[1][untouched] == 0).all())
+
+
+def test_all_candidates_and_no_look_up():
+    query, table, _, _ = inputs(torch.float64)
+    total, picked = reduce_scores(query, table, 'logsumexp')
+    assert picked is None
+    torch.testing.assert_close(total, (query @ table.t()).logsumexp(dim=1))
+    grad, = torch.autograd.grad(total.sum(), query)
+    torch.testing.assert_close(grad, (query @ table.t()).softmax(dim=1) @ table)
+
+
+@pytest.mark.parametrize('reduction', ['logsumexp', 'softplus'])
+def test_extreme_scores_stay_finite(reduction):
+    query, table, allowed, pairs = inputs(torch.float32, scale=1e3)
+    out = reduce_scores(query, table, reduction, allowed, pairs)
+    expected = plain(query, table, reduction, allowed, pairs)
+    torch.testing.assert_close(out[0], expected[0], rtol=1e-5, atol=1e-2)
+    for grad in torch.autograd.grad(some_loss(*out), [query, table]):
+        assert bool(grad.isfinite().all())
+
+
+@pytest.mark.parametrize('reduction', ['logsumexp', 'softplus'])
+def test_half_precision_is_near(reduction):
+    query, table, allowed, pairs = inputs(torch.float32)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = reduce_scores(query, table, reduction, allowed, pairs)
+        grads = torch.autograd.grad(some_loss(*out), [query, table])
+    assert out[0].dtype == torch.float32
+    assert out[1].dtype == torch.bfloat16
+    expected = plain(query, table, reduction, allowed, pairs)
+    reference = torch.autograd.grad(some_loss(*expected), [query, table])
+    torch.testing.assert_close(out[0], expected[0], rtol=0.02, atol=0.05)
+    for a, b in zip(grads, reference, strict=True):
+        assert a.dtype == torch.float32
+        assert float((a - b).norm() / b.norm()) < 0.02
+
+
+def test_one_query_and_one_candidate():
+    query = torch.tensor([[2.0, -1.0]], requires_grad=True)
+    table = torch.tensor([[1.0, 0.5]])
+    first = torch.tensor([0])
+    total, picked = reduce_scores(query, table, 'logsumexp', pairs=(first, first))
+    assert total.tolist() == [1.5]
+    assert picked.tolist() == [1.5]
+    assert torch.autograd.grad((total - picked).sum(), query)[0].tolist() == [[0.0, 0.0]]
+
+
+def test_unknown_reduction():
+    query, table, *_ = inputs(torch.float32)
+    with pytest.raises(ValueError, match="Unknown reduction 'mean'"):
+        reduce_scores(query, table, 'mean')
+    with pytest.raises(ValueError, match="Unknown reduction 'mean'"):
+        reduce_materialized(query @ table.t(), 'mean')
