@@ -52,7 +52,7 @@ def _modalities(found: Dict[str, Dict[str, Audit]]) -> List[str]:
         for modality, row in audits['official'].modalities.items():
             entities = _share(row['entities'], audits['official'].num_entities)
             lines.append(f'| {name} | `{modality}` | {row["channels"]} | {entities} | '
-                         f'{row["duplicates"]:,} |')
+                         f'{row["duplicate"]:,} |')
     return lines
 
 
