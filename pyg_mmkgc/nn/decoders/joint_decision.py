@@ -33,16 +33,25 @@ class JointDecision(torch.nn.Module):
         decoders (Dict[str, Decoder]): A decoder for each view, all of :math:`C` channels.
         average (bool, optional): If set to :obj:`True`, probabilities are averaged.
             (default: :obj:`False`)
+        norm_weight (Dict[str, float], optional): For some decoders, what their norm counts in
+            :meth:`regularization`. (default: 1 for each)
 
     Raises:
-        ValueError: If there is no decoder, or sizes differ.
+        ValueError: If there is no decoder, sizes differ, or :obj:`norm_weight` names another.
     """
-    def __init__(self, decoders: Mapping[str, Decoder], average: bool = False):
+    def __init__(self, decoders: Mapping[str, Decoder], average: bool = False,
+                 norm_weight: Optional[Mapping[str, float]] = None):
         super().__init__()
         sizes = {(decoder.num_relations, decoder.channels) for decoder in decoders.values()}
         if len(sizes) != 1:
             raise ValueError(f"'decoders' need one and the same number of relations and channels "
                              f'(got {sorted(sizes)})')
+        norm_weight = norm_weight or {}
+        unknown = sorted(set(norm_weight) - set(decoders))
+        if unknown:
+            raise ValueError(f"'norm_weight' names the unknown decoder {unknown[0]!r} (expected "
+                             f'some of {list(decoders)})')
+        self.norm_weight = {name: norm_weight.get(name, 1.0) for name in decoders}
         self.decoders = torch.nn.ModuleDict(decoders)
         (self.num_relations, self.channels), = sizes
         self.average = average
@@ -153,10 +162,11 @@ class JointDecision(torch.nn.Module):
         return self.score(self.query(head, rel_type), tail)
 
     def regularization(self, head: Tensor, rel_type: Tensor, tail: Tensor) -> Tensor:
-        r"""The sum of the decoders' norms; see :meth:`Decoder.regularization`."""
-        return sum(decoder.regularization(h, rel_type, t)
-                   for decoder, (h, _), (t, _) in zip(
-                       self.decoders.values(), self._split(head), self._split(tail), strict=True))
+        r"""The weighted sum of the decoders' norms; see :meth:`Decoder.regularization`."""
+        return sum(weight * decoder.regularization(h, rel_type, t)
+                   for weight, decoder, (h, _), (t, _) in zip(
+                       self.norm_weight.values(), self.decoders.values(), self._split(head),
+                       self._split(tail), strict=True))
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({list(self.decoders)}, channels={self.channels})'

@@ -59,6 +59,9 @@ class MoCME(MultiModalModel):
             ``'tucker'``. (default: :obj:`"complex"`)
         heads (Sequence[str], optional): The modalities with a head of their own; an empty list
             leaves the joint head alone. (default: all)
+        norm_weight (Dict[str, float], optional): For some heads (``'joint'`` or a modality), what
+            their norm counts in the regularisation: a table wants more of it than features.
+            (default: 1 for each)
         estimator (str, optional): ``'info_nce'``, or ``'club'``, which is trained in alternation.
             (default: :obj:`"info_nce"`)
         intra (bool, optional): Complementarity within modalities. (default: :obj:`True`)
@@ -84,6 +87,7 @@ class MoCME(MultiModalModel):
     def __init__(self, num_entities: int, num_relations: int, in_channels: Mapping[str, int],
                  hidden_channels: int = 200, num_experts: Union[int, Dict[str, int]] = 3,
                  decoder: str = 'complex', heads: Optional[Sequence[str]] = None,
+                 norm_weight: Optional[Dict[str, float]] = None,
                  estimator: str = 'info_nce', intra: bool = True, inter: bool = True,
                  temperature: float = 1.0, modality_temperature: float = 1.0,
                  uniform: bool = False, redundancy_weight: float = 0.0, num_references: int = 64,
@@ -107,7 +111,7 @@ class MoCME(MultiModalModel):
         super().__init__(
             num_entities, num_relations, hidden_channels,
             JointDecision({name: DECODERS[decoder](num_relations, hidden_channels)
-                           for name in [JOINT, *heads]}),
+                           for name in [JOINT, *heads]}, norm_weight=norm_weight),
             in_channels, structure_channels, modality_dropout, **kwargs)
         self.head_modalities = heads
         self.redundancy_weight = redundancy_weight

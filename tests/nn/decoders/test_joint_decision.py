@@ -237,3 +237,18 @@ def test_average_of_probabilities(batch):
     picked = {name: part.decoder.score_all(part.query, part.candidates).gather(1, index)
               for name, part in decision.parts(query, t).items()}
     close(decision.combine(query, t, picked, index), out.gather(1, index))
+
+
+@torch.no_grad()
+def test_weighted_norms(batch):
+    torch.manual_seed(0)
+    decoders = {name: DistMultDecoder(R, C) for name in ('joint', 'image', 'text')}
+    (head, _, h), rel_type, (tail, _, t) = batch
+    t = t[:B]
+    expected = [decoder.regularization(head[:, v], rel_type, tail[:B, v])
+                for v, decoder in enumerate(decoders.values())]
+    weighted = JointDecision(decoders, norm_weight={'image': 5.0, 'text': 0.0})
+    close(weighted.regularization(h, rel_type, t), expected[0] + 5 * expected[1])
+    close(JointDecision(decoders).regularization(h, rel_type, t), sum(expected))
+    with pytest.raises(ValueError, match="'norm_weight' names the unknown decoder 'sound'"):
+        JointDecision(decoders, norm_weight={'sound': 1.0})
