@@ -45,7 +45,8 @@ def init_folder(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
         FileExistsError: If it has a `dataset.yaml`, which is never overwritten.
         ValueError: If several files may hold the triples, or a file is malformed.
     """
-    from pyg_mmkgc.datasets.folder.mmkg_folder import planned, read_folder
+    from pyg_mmkgc.datasets.folder.mmkg_folder import planned
+    from pyg_mmkgc.datasets.folder.read import read_folder
 
     folder = Path(path).expanduser()
     if not folder.is_dir():

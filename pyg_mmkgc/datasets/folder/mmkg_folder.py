@@ -5,13 +5,11 @@ from typing import Any, Callable, Dict, Optional, Union
 
 from torch_geometric.data import HeteroData
 
-from pyg_mmkgc.data.hetero import build_data, modality_names
+from pyg_mmkgc.data.hetero import modality_names
 from pyg_mmkgc.data.labels import Labels
 from pyg_mmkgc.datasets.base import GraphDataset
-from pyg_mmkgc.datasets.folder.attributes import add_attributes
 from pyg_mmkgc.datasets.folder.config import CONFIG, KINDS, FolderConfig, read_config
-from pyg_mmkgc.datasets.folder.features import add_features
-from pyg_mmkgc.datasets.folder.triples import read_graph
+from pyg_mmkgc.datasets.folder.read import read_folder
 from pyg_mmkgc.datasets.folder.write import write_folder
 
 
@@ -85,16 +83,6 @@ class MMKGFolder(GraphDataset):
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({str(self.path)!r})'
-
-
-def read_folder(folder: Path, config: FolderConfig) -> HeteroData:
-    r"""The graph of a folder with the features that lie there, and nothing encoded."""
-    graph = read_graph(folder, config)
-    data = build_data(graph.splits, graph.entities, graph.relations)
-    add_attributes(data, folder, graph, config)
-    add_features(data, folder, graph, config)
-    data.candidates = config.candidates
-    return data
 
 
 def encode(data: HeteroData, folder: Path, config: FolderConfig) -> None:

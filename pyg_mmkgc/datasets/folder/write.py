@@ -159,7 +159,7 @@ def _write_attributes(path: Path, names: List[str], store: Any, columns: Dict[st
 
 def _check_same(data: HeteroData, folder: Path) -> None:
     from pyg_mmkgc.datasets.folder.config import read_config
-    from pyg_mmkgc.datasets.folder.mmkg_folder import read_folder
+    from pyg_mmkgc.datasets.folder.read import read_folder
 
     back = read_folder(folder, read_config(folder))
     left_out = []
