@@ -5,7 +5,6 @@ from typing import Dict, Optional, Tuple, Union
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch_geometric.utils import scatter
 
 from pyg_mmkgc.sampler.base import TripleNegativeSampling, _detach
 
@@ -136,6 +135,7 @@ class EGNS(TripleNegativeSampling):
         # Of unmasked negatives so far; single precision would stop counting at 2^24.
         self.count = torch.empty(num_entities, dtype=torch.double, device=device)
         self.threshold = torch.empty(2, dtype=torch.double, device=device)
+        self._sums = torch.zeros(num_entities, 2, device=device)  # Zero between updates.
         # Cumulative weights need double precision: in single, rounding would merge neighbours.
         self.node_weight = torch.empty(num_entities, dtype=torch.double, device=device)
         self.cumulative = torch.empty(num_entities + 1, dtype=torch.double, device=device)
@@ -266,12 +266,16 @@ class EGNS(TripleNegativeSampling):
         entropy, valid = self._entropy(score, mask)
         valid = valid & ~entropy.isnan()
         entropy = entropy.masked_fill(~valid, 0).to(self.running_entropy.dtype)
-        # One scatter gives sum and number: their ratio is the mean without what is masked.
+        # One sum gives entropy and number: their ratio is the mean without what is masked. Rows of
+        # the batch alone are looked at, whatever the number of entities.
+        index = neg_index.reshape(-1)
         src = torch.stack([entropy, valid.to(entropy.dtype)], dim=-1).view(-1, 2)
-        out = scatter(src, neg_index.reshape(-1), dim=0, dim_size=self.num_entities, reduce='sum')
-        total, count = out.unbind(dim=-1)  # [N], [N]
-        self.running_entropy.lerp_(total / count.clamp(min=1), self.momentum * (count > 0))
-        self.count.add_(count)
+        total, count = self._sums.index_add_(0, index, src)[index].unbind(dim=-1)  # [B * n] each
+        self._sums[index] = 0
+        mean, old = total / count.clamp(min=1), self.running_entropy[index]
+        # An entity that stands here several times is given one and the same value each time.
+        self.running_entropy[index] = old.lerp(mean, self.momentum * (count > 0))
+        self.count.index_add_(0, index, src[:, 1].double())
         if self.quantiles is not None:
             self._update_threshold(entropy, valid)
 
@@ -296,6 +300,7 @@ class EGNS(TripleNegativeSampling):
 
     def to(self, device: Union[torch.device, str]) -> 'EGNS':
         super().to(device)
+        self._sums = self._sums.to(device)
         self.src_weight = self.dst_weight = self.node_weight
         return self
 

@@ -1,9 +1,13 @@
 import copy
 import logging
 import math
+import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from itertools import chain, islice, repeat
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import torch
 from lightning_fabric import Fabric, seed_everything
@@ -12,15 +16,24 @@ from torch_geometric.data import HeteroData
 from tqdm import tqdm
 
 from pyg_mmkgc.data import EDGE, get_triples, split_names
+from pyg_mmkgc.data.io import PathLike, atomic_path
 from pyg_mmkgc.evaluation import evaluate
 from pyg_mmkgc.nn.models import KGModel
 from pyg_mmkgc.nn.models.base import Prepared
 from pyg_mmkgc.sampler import TripleLoader
+from pyg_mmkgc.training.optim import ROW_OPTIMIZERS
+
+try:
+    import resource
+except ImportError:  # Not on Windows.
+    resource = None
 
 logger = logging.getLogger(__name__)
 
 TABLE_OPTIMIZERS = {'adagrad': torch.optim.Adagrad, 'adam': torch.optim.Adam,
                     'sgd': torch.optim.SGD}
+#: Steps that a profile looks at, and operators that it prints.
+PROFILED_STEPS, PROFILED_ROWS = 5, 15
 
 
 @dataclass
@@ -28,11 +41,16 @@ class TrainConfig:
     r"""How a model is trained.
 
     Tables (entity and relation vectors) and dense weights have an optimiser each: tables learn
-    best with Adagrad and a large step, projections with Adam and a small one.
+    best with Adagrad and a large step, projections with Adam and a small one. Of the tables of
+    entities a ``'sampled'`` objective changes the rows of the batch alone
+    (:class:`~pyg_mmkgc.training.optim.RowOptimizer`).
 
     Args:
         epochs (int): The largest number of passes over the training triples.
         batch_size (int): Triples per step, inverse ones counted.
+        epoch_steps (int, optional): The largest number of steps in an epoch, for graphs that are
+            too large to see as a whole between two looks at :obj:`select`; the next epoch goes on
+            behind them. None is a whole pass.
         optimizer (str): The optimiser of the tables: ``'adagrad'``, ``'adam'`` or ``'sgd'``.
         lr (float): Its learning rate.
         dense_lr (float): The learning rate of Adam for everything else.
@@ -57,6 +75,7 @@ class TrainConfig:
     """
     epochs: int = 100
     batch_size: int = 1000
+    epoch_steps: Optional[int] = None
     optimizer: str = 'adagrad'
     lr: float = 0.1
     dense_lr: float = 1e-3
@@ -75,9 +94,11 @@ class TrainConfig:
     precision: str = '32-true'
 
     def __post_init__(self):
-        for name in ('epochs', 'batch_size', 'eval_every', 'gate_steps'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name!r} needs to be at least 1 (got {getattr(self, name)})')
+        for name in ('epochs', 'batch_size', 'epoch_steps', 'eval_every', 'gate_steps',
+                     'patience'):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f'{name!r} needs to be at least 1 (got {value})')
         for name in ('lr', 'dense_lr', 'gate_lr'):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f'{name!r} needs to be positive (got {getattr(self, name)})')
@@ -88,8 +109,6 @@ class TrainConfig:
             raise ValueError(f"'average' needs to be in [0, 1) (got {self.average})")
         if not 0 < self.held_out < 1:
             raise ValueError(f"'held_out' needs to be between 0 and 1 (got {self.held_out})")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"'patience' needs to be at least 1 (got {self.patience})")
         if self.device not in ('auto', 'cpu', 'cuda', 'mps'):
             raise ValueError(f"Unknown 'device' {self.device!r} (expected one of "
                              f"['auto', 'cpu', 'cuda', 'mps'])")
@@ -105,8 +124,11 @@ class TrainResult:
     r"""What a training run leaves behind besides the weights.
 
     Args:
-        history (List[Dict[str, Any]]): One entry for each epoch: the parts of the loss, seconds,
-            triples per second, and the MRR of the selecting split where it was looked at.
+        history (List[Dict[str, Any]]): One entry for each epoch: the parts of the loss,
+            ``seconds``, of which ``prepare_seconds`` and ``step_seconds`` (of the host, which does
+            not wait for a GPU), ``triples_per_second``, ``peak_memory_bytes`` since the process
+            began (resident, or allocated on the GPU), and where the selecting split was looked at
+            its ``val_mrr`` and ``select_seconds``.
         best_epoch (int): The epoch whose weights the model now has.
         best_mrr (float, optional): Its MRR on the selecting split.
         interrupted (bool): Whether Ctrl-C ended it.
@@ -133,12 +155,22 @@ class Trainer:
         log (bool, optional): Whether to show a progress bar. (default: :obj:`False`)
         on_epoch (Callable, optional): Called with each entry of the history as it is made.
             (default: :obj:`None`)
+        profile (str or os.PathLike, optional): Where to write a trace of the first steps by
+            :mod:`torch.profiler`, as JSON that a browser shows (`chrome://tracing`); the operators
+            that took most are printed. (default: :obj:`None`)
+
+    Raises:
+        FileExistsError: If :obj:`profile` exists.
     """
     def __init__(self, config: Optional[TrainConfig] = None, log: bool = False,
-                 on_epoch: Optional[Callable[[Dict[str, Any]], None]] = None):
+                 on_epoch: Optional[Callable[[Dict[str, Any]], None]] = None,
+                 profile: Optional[PathLike] = None):
+        if profile is not None and Path(profile).exists():
+            raise FileExistsError(f"'profile' exists already: {profile}")
         self.config = TrainConfig() if config is None else config
         self.log = log
         self.on_epoch = on_epoch
+        self.profile = profile
 
     def fit(self, model: KGModel, data: HeteroData) -> TrainResult:
         r"""Train a model in place and leave it with its best weights.
@@ -169,6 +201,9 @@ class Trainer:
         gates = (_Gates(fabric, model, config, self._loader(data, config.gate_split, fabric))
                  if model.held_out_gates and learned else None)
         loader = self._loader(data, 'train', fabric)
+        # Pass after pass, of which an epoch takes some batches:
+        batches = chain.from_iterable(repeat(loader))
+        num_steps = min(config.epoch_steps or len(loader), len(loader))
         average = _Average(model, config.average)
         best = _Best(model)
         history: List[Dict[str, Any]] = []
@@ -176,7 +211,8 @@ class Trainer:
         bar = tqdm(total=config.epochs, desc='Training', unit='epoch', disable=not self.log)
         try:
             for epoch in range(1, config.epochs + 1):
-                entry = {'epoch': epoch, **self._epoch(model, loader, steps)}
+                entry = {'epoch': epoch,
+                         **self._epoch(model, islice(batches, num_steps), steps, epoch)}
                 if gates is not None:
                     entry['gate_loss'] = gates()
                 average.update()
@@ -184,9 +220,13 @@ class Trainer:
                     with average:
                         best.keep(epoch)
                 elif epoch % config.eval_every == 0 or epoch == config.epochs:
+                    start = time.perf_counter()
                     with average:
                         entry['val_mrr'] = evaluate(model, data, config.select).mrr
                         best.offer(entry['val_mrr'], epoch)
+                    entry['select_seconds'] = time.perf_counter() - start
+                if resource is not None or fabric.device.type == 'cuda':
+                    entry['peak_memory_bytes'] = peak_memory(fabric.device)
                 history.append(entry)
                 if self.on_epoch is not None:
                     self.on_epoch(entry)
@@ -200,6 +240,7 @@ class Trainer:
             logger.warning('Interrupted; the best weights so far are kept')
             interrupted = True
         finally:
+            steps.close()
             # First of all, since closing the bar fails where nobody reads stderr any more:
             best.restore()
             bar.close()
@@ -211,22 +252,33 @@ class Trainer:
                             num_relations=data[EDGE].num_relations, device=fabric.device,
                             generator=torch.Generator().manual_seed(self.config.seed))
 
-    def _epoch(self, model: KGModel, loader: TripleLoader, steps: '_Steps') -> Dict[str, Any]:
+    def _epoch(self, model: KGModel, batches: Iterator[Tuple[Tensor, Tensor, Tensor]],
+               steps: '_Steps', epoch: int) -> Dict[str, Any]:
         model.train()
-        start = time.perf_counter()
+        start = end = time.perf_counter()
+        seconds = {'prepare_seconds': 0.0, 'step_seconds': 0.0}
         totals: Dict[str, Tensor] = {}
-        for batch in loader:
-            for name, value in steps(batch, model.prepare(*batch)).items():
-                totals[name] = totals.get(name, 0) + value
+        num_steps = num_triples = 0
+        with _profile(self.profile if epoch == 1 else None) as profiled:
+            for batch in batches:
+                prepared = model.prepare(*batch)
+                middle = time.perf_counter()
+                for name, value in steps(batch, prepared).items():
+                    totals[name] = totals.get(name, 0) + value
+                num_steps, num_triples = num_steps + 1, num_triples + batch[0].numel()
+                profiled(num_steps)
+                # What the loader takes counts as preparation, too.
+                seconds['prepare_seconds'] += middle - end
+                end = time.perf_counter()
+                seconds['step_seconds'] += end - middle
         # The first look at a value of this epoch: everything before ran without waiting.
-        entry: Dict[str, Any] = {name: float(value) / len(loader) for name, value in totals.items()}
-        seconds = time.perf_counter() - start
+        entry: Dict[str, Any] = {name: float(value) / num_steps for name, value in totals.items()}
+        seconds['seconds'] = time.perf_counter() - start
         bad = [name for name, value in entry.items() if not math.isfinite(value)]
         if bad:
-            raise FloatingPointError(f"the loss is not finite: {', '.join(bad)} "
-                                     f'(epoch {loader.epoch}); lower the learning rates or clip '
-                                     f'the gradient')
-        return {**entry, 'seconds': seconds, 'triples_per_second': loader.num_triples / seconds}
+            raise FloatingPointError(f"the loss is not finite: {', '.join(bad)} (epoch {epoch}); "
+                                     f'lower the learning rates or clip the gradient')
+        return {**entry, **seconds, 'triples_per_second': num_triples / seconds['seconds']}
 
 
 class _Steps:
@@ -239,8 +291,16 @@ class _Steps:
         known = apart | {id(p) for p in tables}
         dense = [p for p in model.parameters() if id(p) not in known]
         self.main, self.alternating = [], None
-        if tables:
-            self.main.append(TABLE_OPTIMIZERS[config.optimizer](tables, lr=config.lr))
+        # A sampled step looks up the rows of its batch, so that gradients of whole tables would be
+        # nearly all zeros.
+        self.sparse = model.entity_tables() if model.objective == 'sampled' else []
+        for table in self.sparse:
+            table.sparse = True
+        rows = {id(table.weight) for table in self.sparse}
+        for group, optimizers in [([p for p in tables if id(p) not in rows], TABLE_OPTIMIZERS),
+                                  ([p for p in tables if id(p) in rows], ROW_OPTIMIZERS)]:
+            if group:
+                self.main.append(optimizers[config.optimizer](group, lr=config.lr))
         if dense:
             self.main.append(torch.optim.AdamW(dense, lr=config.dense_lr,
                                                weight_decay=config.dense_weight_decay))
@@ -264,11 +324,26 @@ class _Steps:
         if self.config.grad_clip is not None:
             # Not of all parameters: what another optimiser steps may have gradients of its own.
             torch.nn.utils.clip_grad_norm_(
-                [p for optimizer in self.main for group in optimizer.param_groups
+                [_gradient(p) for optimizer in self.main for group in optimizer.param_groups
                  for p in group['params']], self.config.grad_clip)
         for optimizer in self.main:
             optimizer.step()
         return {'loss': loss.detach(), **parts}
+
+    def close(self) -> None:
+        r"""Leave the model with the dense gradients that it came with."""
+        for table in self.sparse:
+            table.sparse = False
+
+
+def _gradient(p: Tensor) -> Tensor:
+    # Clipping knows no sparse gradients, but their values are in the same memory.
+    if p.grad is None or not p.grad.is_sparse:
+        return p
+    values = p.grad._values()
+    out = values.detach()
+    out.grad = values
+    return out
 
 
 class _Gates:
@@ -336,8 +411,47 @@ class _Best:
 
     def keep(self, epoch: int) -> None:
         self.epoch = epoch
-        self.state = copy.deepcopy(self.model.state_dict())
+        if self.state is None:
+            self.state = copy.deepcopy(self.model.state_dict())
+        for name, value in self.model.state_dict().items():
+            self.state[name].copy_(value)  # Never two copies in memory.
 
     def restore(self) -> None:
         if self.state is not None:
             self.model.load_state_dict(self.state)
+
+
+def peak_memory(device: torch.device) -> int:
+    r"""The most bytes of memory so far: what was allocated on a GPU, else what was resident.
+
+    Args:
+        device (torch.device): Where the model is.
+    """
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == 'darwin' else peak * 1024  # Linux counts in KiB.
+
+
+@contextmanager
+def _profile(path: Optional[PathLike]) -> Iterator[Callable[[int], None]]:
+    # Yields what has to be called with the number of each step that was made.
+    if path is None:
+        yield lambda _: None
+        return
+    profiler, running = torch.profiler.profile(), True
+
+    def stop(num_steps: int) -> None:
+        nonlocal running
+        if running and num_steps >= PROFILED_STEPS:
+            profiler.stop()
+            running = False
+
+    profiler.start()
+    try:
+        yield stop
+    finally:
+        stop(PROFILED_STEPS)  # An epoch may be shorter.
+    with atomic_path(path) as part:
+        profiler.export_chrome_trace(str(part))
+    print(profiler.key_averages().table(sort_by='self_cpu_time_total', row_limit=PROFILED_ROWS))

@@ -10,7 +10,9 @@ from pyg_mmkgc.data.tables import TABLE_SUFFIXES, TripleFile
 from pyg_mmkgc.datasets.folder.attributes import TABLE_STEMS, find_tables
 from pyg_mmkgc.datasets.folder.config import CONFIG, FolderConfig, write_config
 from pyg_mmkgc.datasets.folder.features import COMPANIONS, find_features
+from pyg_mmkgc.datasets.folder.mmkg_folder import planned
 from pyg_mmkgc.datasets.folder.rdf import RDF_SUFFIXES
+from pyg_mmkgc.datasets.folder.read import read_folder
 from pyg_mmkgc.datasets.folder.triples import (
     SINGLE_STEMS,
     SPLIT_STEMS,
@@ -45,9 +47,6 @@ def init_folder(path: Union[str, 'os.PathLike[str]']) -> Dict[str, Any]:
         FileExistsError: If it has a `dataset.yaml`, which is never overwritten.
         ValueError: If several files may hold the triples, or a file is malformed.
     """
-    from pyg_mmkgc.datasets.folder.mmkg_folder import planned
-    from pyg_mmkgc.datasets.folder.read import read_folder
-
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder '{path}'")

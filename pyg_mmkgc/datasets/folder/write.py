@@ -15,7 +15,8 @@ from pyg_mmkgc.data.hetero import EDGE, get_triples, modality_names, split_names
 from pyg_mmkgc.data.io import atomic_write
 from pyg_mmkgc.data.labels import Labels
 from pyg_mmkgc.data.tables import label_error
-from pyg_mmkgc.datasets.folder.config import SPLITS, FolderConfig, write_config
+from pyg_mmkgc.datasets.folder.config import SPLITS, FolderConfig, read_config, write_config
+from pyg_mmkgc.datasets.folder.read import read_folder
 
 _CHUNK = 1 << 20  # Triples written at a time.
 
@@ -158,9 +159,6 @@ def _write_attributes(path: Path, names: List[str], store: Any, columns: Dict[st
 
 
 def _check_same(data: HeteroData, folder: Path) -> None:
-    from pyg_mmkgc.datasets.folder.config import read_config
-    from pyg_mmkgc.datasets.folder.read import read_folder
-
     back = read_folder(folder, read_config(folder))
     left_out = []
     for where, store, other in [('data', data._global_store, back._global_store),

@@ -2,6 +2,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
+from torch.nn import Embedding
 from torch_geometric.data import HeteroData
 from torch_geometric.nn.kge.loader import KGTripletLoader
 
@@ -11,6 +12,10 @@ from pyg_mmkgc.nn.decoders.base import Decoder, Part
 from pyg_mmkgc.nn.reduction import Pairs
 
 OBJECTIVES = ('softmax', 'bce', 'sampled')
+#: Types of the numbers of a table of entities; None is torch's default.
+TABLE_DTYPES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+#: Entities that are encoded at once where all are scored and nothing is trained.
+ENCODE_CHUNK = 2**15
 
 
 class Prepared(NamedTuple):
@@ -31,6 +36,27 @@ class Prepared(NamedTuple):
     neg_mask: Optional[Tensor] = None
     entities: Optional[Tensor] = None
     row: Optional[Tensor] = None
+
+
+def entity_table(num_entities: int, channels: int, dtype: str, objective: str) -> Embedding:
+    r"""A learned table with a row for each entity.
+
+    Args:
+        num_entities (int): The number of entities.
+        channels (int): Size of a row.
+        dtype (str): The type of its numbers, one of :obj:`TABLE_DTYPES`.
+        objective (str): The objective that it is trained for.
+
+    Raises:
+        ValueError: If the type is unknown, or narrower than single precision without the optimiser
+            that ``'sampled'`` has for it.
+    """
+    if dtype not in TABLE_DTYPES:
+        raise ValueError(f"Unknown 'table_dtype' {dtype!r} (expected one of {list(TABLE_DTYPES)})")
+    if dtype != 'float32' and objective != 'sampled':
+        raise ValueError(f"'table_dtype' {dtype!r} needs 'objective' to be 'sampled' "
+                         f'(got {objective!r})')
+    return Embedding(num_entities, channels, dtype=TABLE_DTYPES[dtype])
 
 
 class KGModel(torch.nn.Module):
@@ -188,11 +214,24 @@ class KGModel(torch.nn.Module):
     def scorer(self) -> Callable[[Tensor, Tensor, int, int], Tensor]:
         r"""A function ``(head_index, rel_type, start, stop)`` that scores a range of candidates,
         with everything that does not depend on the query computed once."""
-        encoded = self.encode()
-        table = self.candidate_vectors(encoded)
+        encoded, table = None, None
+        if torch.is_grad_enabled() or self.num_entities <= ENCODE_CHUNK:
+            encoded = self.encode()
+            table = self.candidate_vectors(encoded)
+        else:  # Then heads are encoded when they are asked for.
+            for index in torch.arange(self.num_entities, device=self.seen.device).split(
+                    ENCODE_CHUNK):
+                part = self.candidate_vectors(self.encode(index))
+                if table is None:
+                    table = part.new_empty(self.num_entities, part.size(1))
+                table[index] = part
 
         def score(head_index: Tensor, rel_type: Tensor, start: int, stop: int) -> Tensor:
-            query = self.decoder.query(self.head_vectors(encoded, head_index, rel_type), rel_type,
+            rows, row = encoded, head_index
+            if rows is None:
+                rows, row = self.encode(head_index), torch.arange(head_index.numel(),
+                                                                  device=head_index.device)
+            query = self.decoder.query(self.head_vectors(rows, row, rel_type), rel_type,
                                        self.decoder.distinct(rel_type))
             return self.decoder.score_all(query, table[start:stop])
 
@@ -354,7 +393,9 @@ class KGModel(torch.nn.Module):
     def _full_loss(self, part: Part, allowed: Tensor, pairs: Pairs,
                    num_positives: int) -> Tuple[Tensor, Tensor]:
         # The loss of each query [B], and the scores of all pairs but the positives.
-        num_allowed, smoothing = allowed.sum().clamp(min=1), self.label_smoothing
+        # Not as an integer, by which a quotient would be in single precision.
+        dtype = torch.promote_types(part.query.dtype, torch.float)
+        num_allowed, smoothing = allowed.sum().clamp(min=1).to(dtype), self.label_smoothing
         softmax, mass = self.objective == 'softmax', 0.0
         if smoothing > 0 or self.smoothing_mass > 0:
             mass = smoothing / num_allowed if softmax else self.smoothing_mass / self.num_entities
@@ -431,6 +472,12 @@ class KGModel(torch.nn.Module):
         :obj:`rel_type` is None, as candidates, :math:`(B, M)`; None for a model that knows no
         modalities."""
         return None
+
+    def entity_tables(self) -> List[Embedding]:
+        r"""The tables with a row for each entity of which ``'sampled'`` training looks up the rows
+        of a batch, each once and through the module itself, so that their gradients may be
+        sparse."""
+        return []
 
     def tables(self) -> List[torch.nn.Parameter]:
         r"""The parameters that are looked up by row; an optimiser may treat them on their own."""

@@ -1,11 +1,11 @@
-from typing import Optional
+from typing import List, Optional
 
 import torch
 from torch import Tensor
 from torch.nn import Embedding
 
 from pyg_mmkgc.nn.decoders import ComplExDecoder
-from pyg_mmkgc.nn.models.base import KGModel
+from pyg_mmkgc.nn.models.base import KGModel, entity_table
 
 
 class ComplEx(KGModel):
@@ -21,14 +21,15 @@ class ComplEx(KGModel):
             (default: :obj:`400`)
         init_scale (float, optional): Standard deviation of the initial vectors.
             (default: :obj:`1e-3`)
+        table_dtype (str, optional): See :class:`MultiModalModel`. (default: :obj:`"float32"`)
         **kwargs (optional): Further arguments of :class:`KGModel`.
     """
     def __init__(self, num_entities: int, num_relations: int, hidden_channels: int = 400,
-                 init_scale: float = 1e-3, **kwargs):
+                 init_scale: float = 1e-3, table_dtype: str = 'float32', **kwargs):
         super().__init__(num_entities, num_relations, hidden_channels,
                          ComplExDecoder(num_relations, hidden_channels, init_scale), **kwargs)
         self.init_scale = init_scale
-        self.structure = Embedding(num_entities, hidden_channels)
+        self.structure = entity_table(num_entities, hidden_channels, table_dtype, self.objective)
         self.reset_parameters()
 
     def reset_parameters(self):
@@ -36,7 +37,11 @@ class ComplEx(KGModel):
         torch.nn.init.normal_(self.structure.weight, std=self.init_scale)
 
     def encode(self, index: Optional[Tensor] = None) -> Tensor:
-        return self.structure.weight if index is None else self.structure(index)
+        table = self.structure.weight if index is None else self.structure(index)
+        return table.to(torch.promote_types(table.dtype, torch.float))
+
+    def entity_tables(self) -> List[Embedding]:
+        return [self.structure]
 
     def head_vectors(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:
         return encoded[row]

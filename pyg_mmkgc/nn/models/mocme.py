@@ -174,8 +174,13 @@ class MoCME(MultiModalModel):
                 for p in estimator.parameters()]
 
     def alternating_loss(self) -> Tensor:
+        index = None
+        if self.objective == 'sampled':  # As many as are looked at.
+            fusion, pool = self.conv.fusion, self.seen_index
+            index = pool[torch.randint(pool.numel(), (fusion.num_references + fusion.max_samples, ),
+                                       device=pool.device)]
         with torch.no_grad():
-            encoded = self.encode()
+            encoded = self.encode(index)
         return self.conv.fusion.learning_loss(encoded.views)
 
     @torch.no_grad()

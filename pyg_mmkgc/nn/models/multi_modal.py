@@ -6,16 +6,21 @@ from torch.nn import Embedding
 from torch_geometric.data import HeteroData
 
 from pyg_mmkgc.data import STRUCTURE, modality_dicts
+from pyg_mmkgc.data.memmap import MemoryMapped
 from pyg_mmkgc.nn.decoders import Decoder
-from pyg_mmkgc.nn.models.base import KGModel
+from pyg_mmkgc.nn.models.base import KGModel, Prepared, entity_table
 
 
 class MultiModalModel(KGModel):
     r"""The base class of models that see an entity through several modalities, one of which may be
     ``'structure'``: a learned table, which entities never seen in training lack.
 
-    Features are buffers, set once by :meth:`attach` and not part of the saved model. In training
-    a modality of an entity is dropped with probability :math:`p_m` (*modality dropout*), so that
+    Features are buffers, set once by :meth:`attach` and not part of the saved model. Those that are
+    :class:`~pyg_mmkgc.data.memmap.MemoryMapped` stay where and what they are: rows that are asked
+    for are gathered, then converted, and go through pinned memory to a GPU; those of a training
+    batch do so in :meth:`prepare`, outside the step.
+
+    In training a modality of an entity is dropped with probability :math:`p_m` (*modality dropout*), so that
     the others learn to stand alone; the last one of an entity is never dropped.
 
     Args:
@@ -30,6 +35,10 @@ class MultiModalModel(KGModel):
             all modalities or for some of them by name. (default: :obj:`0.0`)
         init_scale (float, optional): Standard deviation of the initial table.
             (default: :obj:`1e-3`)
+        table_dtype (str, optional): The type of the numbers of the learned table, ``'float32'``,
+            ``'bfloat16'`` or ``'float16'``; the latter two for ``'sampled'`` training alone, where
+            :class:`~pyg_mmkgc.training.Trainer` computes in single precision all the same.
+            (default: :obj:`"float32"`)
         **kwargs (optional): Further arguments of :class:`KGModel`.
 
     Raises:
@@ -40,7 +49,7 @@ class MultiModalModel(KGModel):
                  decoder: Decoder, in_channels: Mapping[str, int],
                  structure_channels: Optional[int] = None,
                  modality_dropout: Union[float, Dict[str, float]] = 0.0,
-                 init_scale: float = 1e-3, **kwargs):
+                 init_scale: float = 1e-3, table_dtype: str = 'float32', **kwargs):
         super().__init__(num_entities, num_relations, hidden_channels, decoder, **kwargs)
         if structure_channels is None:
             structure_channels = hidden_channels
@@ -51,7 +60,8 @@ class MultiModalModel(KGModel):
         self.structure_channels = structure_channels
         self.init_scale = init_scale
         if structure_channels > 0:
-            self.structure = Embedding(num_entities, structure_channels)
+            self.structure = entity_table(num_entities, structure_channels, table_dtype,
+                                          self.objective)
         self.channels = dict(self.in_channels)
         if structure_channels > 0:
             self.channels[STRUCTURE] = structure_channels
@@ -63,9 +73,13 @@ class MultiModalModel(KGModel):
             if not 0 <= p < 1:
                 raise ValueError(f"'modality_dropout' of {m!r} needs to be in [0, 1) (got {p})")
         for m, channels in self.in_channels.items():
-            self.register_buffer(f'x_{m}', torch.zeros(num_entities, channels), persistent=False)
+            # One zero for all, until there is something to attach:
+            self.register_buffer(f'x_{m}', torch.zeros(1, 1).expand(num_entities, channels),
+                                 persistent=False)
             self.register_buffer(f'mask_{m}', torch.zeros(num_entities, dtype=torch.bool),
                                  persistent=False)
+        self._mapped: Dict[str, MemoryMapped] = {}
+        self._fetched: Optional[Tuple[Tensor, Dict[str, Tensor]]] = None
 
     def per_modality(self, name: str, value, default) -> Dict:
         r"""An argument given for all modalities, or for some of them by name, as a full
@@ -105,11 +119,19 @@ class MultiModalModel(KGModel):
                 raise ValueError(f'modality {m!r} of the data has {got} (expected {channels} '
                                  f'channels)')
         super().attach(data)
+        self._mapped, self._fetched = {}, None
         for m in self.in_channels:
             device = self.seen.device
-            setattr(self, f'x_{m}', x_dict[m].to(device, torch.get_default_dtype()))
+            if isinstance(x_dict[m], MemoryMapped):
+                self._mapped[m] = x_dict[m]
+                setattr(self, f'x_{m}', None)
+            else:
+                setattr(self, f'x_{m}', x_dict[m].to(device, torch.get_default_dtype()))
             setattr(self, f'mask_{m}', mask_dict[m].to(device))
         return self
+
+    def entity_tables(self) -> List[Embedding]:
+        return [self.structure] if self.structure_channels > 0 else []
 
     def reset_parameters(self):
         super().reset_parameters()
@@ -128,16 +150,40 @@ class MultiModalModel(KGModel):
             index (torch.Tensor, optional): Entity ids. (default: all entities)
         """
         x_dict, mask_dict = {}, {}
+        mapped = self._fetch(index)
         for m in self.modalities:
             if m == STRUCTURE:
-                x, mask = self.structure.weight, self.seen
+                x = self.structure.weight if index is None else self.structure(index)
+                x, mask = x.to(torch.promote_types(x.dtype, torch.float)), self.seen
+            elif m in mapped:
+                x, mask = mapped[m], getattr(self, f'mask_{m}')
             else:
                 x, mask = getattr(self, f'x_{m}'), getattr(self, f'mask_{m}')
-            x_dict[m] = x if index is None else x[index]
+                x = x if index is None else x[index]
+            x_dict[m] = x
             mask_dict[m] = mask if index is None else mask[index]
         if self.training and any(p > 0 for p in self.modality_dropout.values()):
             mask_dict = self._drop(mask_dict)
         return x_dict, mask_dict
+
+    def _fetch(self, index: Optional[Tensor]) -> Dict[str, Tensor]:
+        # The rows of memory-mapped features; those of a training batch are here already.
+        if self._fetched is not None and self._fetched[0] is index:
+            return self._fetched[1]
+        out, device = {}, self.seen.device
+        if self._mapped and index is not None:
+            index = index.cpu()
+        for m, x in self._mapped.items():
+            x = (x if index is None else x[index]).to(torch.get_default_dtype())
+            x = x.pin_memory() if device.type == 'cuda' else x
+            out[m] = x.to(device, non_blocking=True)
+        return out
+
+    def prepare(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor) -> Prepared:
+        out = super().prepare(head_index, rel_type, tail_index)
+        if out.entities is not None and self._mapped:
+            self._fetched = out.entities, self._fetch(out.entities)
+        return out
 
     def _drop(self, mask_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
         mask = torch.stack([mask_dict[m] for m in self.modalities], dim=1)  # [N, M]
