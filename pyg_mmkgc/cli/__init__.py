@@ -7,6 +7,7 @@ import click
 from pyg_mmkgc import __version__
 from pyg_mmkgc.cli.audit import audit
 from pyg_mmkgc.cli.base import CommandGroup
+from pyg_mmkgc.cli.doctor import doctor
 from pyg_mmkgc.cli.evaluate import evaluate
 from pyg_mmkgc.cli.init import init
 from pyg_mmkgc.cli.predict import predict
@@ -21,5 +22,5 @@ def main() -> None:
     pictures, texts and numbers, and ask it for missing facts."""
 
 
-for command in (train, evaluate, predict, audit, init):
+for command in (train, evaluate, predict, audit, init, doctor):
     main.add_command(command)
