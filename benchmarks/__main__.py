@@ -1,9 +1,9 @@
 import sys
 
-from benchmarks import atlas, datasets, momok, reading
+from benchmarks import atlas, conv, datasets, momok, reading, scatter
 
-MEASUREMENTS = {'atlas': atlas.main, 'datasets': datasets.main,
-                'momok': momok.main, 'reading': reading.main}
+MEASUREMENTS = {'atlas': atlas.main, 'conv': conv.main, 'datasets': datasets.main,
+                'momok': momok.main, 'reading': reading.main, 'scatter': scatter.main}
 
 if __name__ == '__main__':
     if len(sys.argv) < 2 or sys.argv[1] not in MEASUREMENTS:
