@@ -9,7 +9,7 @@ import secrets
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import IO, Any, Dict, Iterator, List, Optional, Set, Tuple, Union
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -96,6 +96,7 @@ def save_data(data: HeteroData, path: PathLike) -> None:
     """
     tensors: Dict[str, Tensor] = {}
     stores: List[Dict[str, Any]] = []
+    storages: Set[int] = set()
     for kind, name, store in _stores(data):
         values: Dict[str, Any] = {}
         keys: List[str] = []  # In the order of the store, tensors and values alike.
@@ -105,9 +106,7 @@ def save_data(data: HeteroData, path: PathLike) -> None:
                 if value.layout != torch.strided:
                     raise ValueError(f'Attribute {key!r} of {name!r} cannot be saved '
                                      f'(expected a dense tensor, got {value.layout})')
-                # Cloned, since two views of one storage are refused by safetensors.
-                tensors[_tensor_key(len(stores), key)] = value.detach().cpu().clone(
-                    memory_format=torch.contiguous_format)
+                tensors[_tensor_key(len(stores), key)] = _own(value.detach().cpu(), storages)
             else:
                 _check_json(name, key, value)
                 values[key] = value
@@ -164,6 +163,16 @@ def _stores(data: HeteroData) -> Iterator[Tuple[str, Union[str, List[str]], Any]
         yield 'node', node_type, store
     for edge_type, store in zip(data.edge_types, data.edge_stores, strict=True):
         yield 'edge', list(edge_type), store
+
+
+def _own(x: Tensor, storages: Set[int]) -> Tensor:
+    # Safetensors refuses two views of one storage, and gaps; copies only where it must.
+    storage = x.untyped_storage()
+    whole = x.is_contiguous() and storage.nbytes() == x.numel() * x.element_size()
+    if not whole or storage.data_ptr() in storages:
+        return x.clone(memory_format=torch.contiguous_format)
+    storages.add(storage.data_ptr())
+    return x
 
 
 def _tensor_key(index: int, key: str) -> str:
