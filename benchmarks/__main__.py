@@ -1,9 +1,21 @@
 import sys
 
-from benchmarks import atlas, conv, datasets, momok, reading, scatter
+from benchmarks import (
+    atlas,
+    conv,
+    datasets,
+    engine,
+    growth,
+    large,
+    momok,
+    performance,
+    reading,
+    scatter,
+)
 
-MEASUREMENTS = {'atlas': atlas.main, 'conv': conv.main, 'datasets': datasets.main,
-                'momok': momok.main, 'reading': reading.main, 'scatter': scatter.main}
+MEASUREMENTS = {module.__name__.rpartition('.')[2]: module.main
+                for module in (atlas, conv, datasets, engine, growth, large, momok, performance,
+                               reading, scatter)}
 
 if __name__ == '__main__':
     if len(sys.argv) < 2 or sys.argv[1] not in MEASUREMENTS:

@@ -1,19 +1,21 @@
 r"""How time and memory of a step grow with the number of entities.
 
 ``python -m benchmarks growth [ROW ...] [--sizes 15000 ...] [--steps 10]`` measures each row in a
-process of its own on one thread, writes the table of all results and draws `docs/images/growth.png`:
-seconds of the processor, and the memory that is needed beside what stood there before. Without
-rows, the table and the picture alone are made.
+process of its own on one thread, prints the table of all results and draws
+`docs/images/growth.png`: seconds of the processor, and the memory that is needed beside what stood
+there before. Without rows, the table and the picture alone are made.
 
 Graphs are those of ``python -m benchmarks large``, with seven triples for each entity.
 """
 import argparse
+import ctypes
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any, Dict, List
@@ -47,11 +49,29 @@ ROWS = {
 }
 
 
-def memory(key: str) -> int:
-    r"""A line of the status of this process, in bytes: `VmRSS` is resident now, `VmHWM` the most
-    since it was reset."""
-    lines = Path('/proc/self/status').read_text(encoding='ascii').splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f'{key}:'))
+class Memory:
+    r"""The most memory of this process in a `with` block beside what stood there before, looked at
+    a hundred times a second; without pages of files, which the system drops when it likes."""
+    def __enter__(self) -> 'Memory':
+        ctypes.CDLL(None).malloc_trim(0)  # What is free already is not there.
+        self.before = self.peak = self.resident()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def watch(self) -> None:
+        while not self.done.wait(0.01):
+            self.peak = max(self.peak, self.resident())
+
+    def __exit__(self, *args) -> None:
+        self.done.set()
+        self.thread.join()
+
+    @staticmethod
+    def resident() -> int:
+        _, total, file, *_ = Path('/proc/self/statm').read_text(encoding='ascii').split()
+        return (int(total) - int(file)) * os.sysconf('SC_PAGE_SIZE')
 
 
 class Clock:
@@ -101,25 +121,25 @@ def measure(row: str, num_entities: int, steps: int, folder: Path) -> Dict[str, 
         batches = iter(TripleLoader(*train, BATCH_SIZE,
                                     num_relations=model.num_relations))
         model.train()
+        waiting = [next(batches)]  # With it the order of all triples is made, once an epoch.
 
         def step() -> None:
-            batch = next(batches)
+            batch = waiting.pop() if waiting else next(batches)
             step_of(batch, model.prepare(*batch))
 
-    Path('/proc/self/clear_refs').write_text('5', encoding='ascii')  # The most starts anew.
-    before = memory('VmRSS')
-    if row != 'evaluation':
-        for _ in range(2):
-            step()
-    spent = 0.0 if clock is None else clock.seconds
     seconds = []
-    for _ in range(1 if row == 'evaluation' else steps):
-        start = time.process_time()
-        step()
-        seconds.append(time.process_time() - start)
+    with Memory() as memory:
+        if row != 'evaluation':
+            for _ in range(2):
+                step()
+        spent = 0.0 if clock is None else clock.seconds
+        for _ in range(1 if row == 'evaluation' else steps):
+            start = time.process_time()
+            step()
+            seconds.append(time.process_time() - start)
     spent = 0.0 if clock is None else clock.seconds - spent
     return {'seconds': statistics.median(seconds), 'all_seconds': seconds,
-            'bytes': memory('VmHWM') - before, 'bytes_before': before,
+            'bytes': memory.peak - memory.before, 'bytes_before': memory.before,
             'sampler_share': spent / (sum(seconds) - spent)}
 
 

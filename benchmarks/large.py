@@ -7,10 +7,11 @@ memory-mapped; trains a MoCME of 64 channels on it by EGNS, evaluates 1,000 quer
 entities, and prints and saves triples per second, seconds and peak memory.
 """
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 import numpy as np
 import torch
@@ -56,8 +57,8 @@ def graph(folder: Path, num_entities: int, num_triples: int, seed: int = 0) -> H
     triples = torch.stack([head_index, rel_type, tail_index], dim=1)
     del head_index, rel_type, tail_index
     val = torch.randint(num_entities, (NUM_QUERIES // 2, ), generator=rng)
-    data = build_data({'train': triples, 'val': triples[val]}, [str(i) for i in range(num_entities)],
-                      [str(i) for i in range(NUM_RELATIONS)])
+    data = build_data({'train': triples, 'val': triples[val]}, list(map(str, range(num_entities))),
+                      list(map(str, range(NUM_RELATIONS))))
     for name, (channels, share) in FEATURES.items():
         path = folder / f'{name}.npy'
         x = np.lib.format.open_memmap(path, 'w+', np.float16, (num_entities, channels))
@@ -126,13 +127,11 @@ def main(arguments: List[str]) -> None:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         result = run(Path(folder), options.scale, options.steps, options.table_dtype)
-    name: Optional[str] = f'{result["entities"]}-{options.table_dtype}'
-    save(FOLDER / f'{name}.json', result)
+    save(FOLDER / f'{result["entities"]}-{options.table_dtype}.json', result)
     print(f'{result["triples_per_second"]:.0f} triples/s, '
           f'{result["triples_per_cpu_second"]:.0f} per second of the processor; peak '
           f'{result["evaluate_peak_bytes"] / 2**30:.2f} GiB')
 
 
 if __name__ == '__main__':
-    import sys
     main(sys.argv[1:])

@@ -62,9 +62,11 @@ def triples(size: Dict[str, Any]) -> Tensor:
 
 
 def features(name: str, sizes: Dict[str, int]) -> Dict[str, Tensor]:
+    r"""Random features of length one, as the released code has them."""
     generator = torch.Generator().manual_seed(1)
-    return {m: torch.randn(SIZES[name]['num_entities'], sizes[m], generator=generator)
-            for m in ('image', 'text')}
+    x = {m: torch.randn(SIZES[name]['num_entities'], sizes[m], generator=generator)
+         for m in ('image', 'text')}
+    return {m: torch.nn.functional.normalize(value) for m, value in x.items()}
 
 
 def measure(step: Callable[[], None], evaluate: Callable[[], None], steps: int) -> Dict[str, Any]:
@@ -149,8 +151,7 @@ def released(folder: Path, name: str, steps: int) -> Dict[str, Any]:
     args = SimpleNamespace(
         device='cpu', batch_size=BATCH_SIZE, dim=CHANNELS, r_dim=CHANNELS, n_exp=EXPERTS,
         dataset=size['dataset'], pre_trained=0, entity2id=entities, relation2id=relations,
-        img=torch.nn.functional.normalize(x['image']),
-        desp=torch.nn.functional.normalize(x['text']))
+        img=x['image'], desp=x['text'])
     none = [[], [], []]
     corpus = ConvECorpus(args, (train, none), ([], none), (train[:QUERIES], none), entities,
                          relations)

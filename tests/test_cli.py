@@ -291,3 +291,16 @@ def test_ctrl_c_keeps_the_best_weights_and_says_where(folder, tmp_path, close):
     best = max(entry.get('val_mrr', 0) for entry in run.history)
     assert run.evaluate('val')['both']['mrr'] == pytest.approx(best)
     assert invoke('evaluate', out, '--json').exit_code == 0
+
+
+def test_train_with_a_profile(tmp_path, folder):
+    trace = tmp_path / 'trace.json'
+    arguments = ['train', '--dataset', str(folder), '--model', 'complex', '--epochs', '1',
+                 '--set', 'hidden_channels=8', '--profile', str(trace)]
+    result = invoke(*arguments, '--out', str(tmp_path / 'run'))
+    assert result.exit_code == 0, result.output
+    assert json.loads(trace.read_text())['traceEvents']
+    result = invoke(*arguments, '--out', str(tmp_path / 'other'))
+    assert result.exit_code == 2
+    assert 'exists and is not overwritten' in result.stderr
+    assert not (tmp_path / 'other').exists()

@@ -65,7 +65,7 @@ class CommandGroup(click.Group):
         except KeyboardInterrupt:
             click.echo('Interrupted', err=True)
             ctx.exit(INTERRUPTED)
-        except (ValueError, OSError, FloatingPointError) as error:
+        except (ValueError, OSError, FloatingPointError, MemoryError) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # Who read the output has gone; click ends quietly.
             raise CommandError(_one_line(error)) from error

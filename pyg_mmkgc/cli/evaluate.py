@@ -17,8 +17,10 @@ EXAMPLE = 'pyg-mmkgc evaluate runs/my-run --split inductive_test --json'
 @click.option('--mirror', metavar='DIR', show_default='as in training',
               help='A folder or an address of the published files.')
 @click.option('--device', default='auto', metavar='cpu|cuda|auto', help='Where to compute.')
+@click.option('--batch-size', type=click.IntRange(min=1), show_default='as memory allows',
+              help='Questions scored at once; lower it where memory does not suffice.')
 def evaluate(run: str, split: str, as_json: bool, root: Optional[str], mirror: Optional[str],
-             device: str) -> None:
+             device: str, batch_size: Optional[int]) -> None:
     r"""Rank a split by the model of the run folder RUN.
 
     Filtered by all splits, both sides, ties count half, one-based.
@@ -26,7 +28,8 @@ def evaluate(run: str, split: str, as_json: bool, root: Optional[str], mirror: O
     from pyg_mmkgc.cli.tables import print_metrics
     from pyg_mmkgc.training import load_run
 
-    metrics = load_run(run, root=root, mirror=mirror, device=device).evaluate(split, log=True)
+    metrics = load_run(run, root=root, mirror=mirror, device=device).evaluate(
+        split, log=True, batch_size=batch_size)
     if as_json:
         click.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
     else:

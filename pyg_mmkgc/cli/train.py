@@ -30,12 +30,15 @@ EXAMPLE = 'pyg-mmkgc train --dataset mkgw --splits clean --mirror ../shared/data
               help='Where to train.')
 @click.option('--out', metavar='DIR', show_default='runs/<model>-<dataset>-<seed>-<time>',
               help='The run folder to make. One that exists is never written into.')
+@click.option('--profile', metavar='FILE',
+              help='Write a trace of the first steps as JSON, and print what took longest.')
 @click.option('--set', 'overrides', multiple=True, metavar='KEY=VALUE',
               help='Another value of an option of the recipe, such as model.hidden_channels=100, '
               'train.lr=0.05, sampler.num_negatives=32 or sampler=uniform. May be repeated.')
 def train(dataset: str, root: Optional[str], mirror: Optional[str], splits: Optional[str],
           features: Optional[str], model: str, epochs: Optional[int], seed: Optional[int],
-          device: Optional[str], out: Optional[str], overrides: Tuple[str, ...]) -> None:
+          device: Optional[str], out: Optional[str], profile: Optional[str],
+          overrides: Tuple[str, ...]) -> None:
     r"""Train a model, and the structure-only baseline beside it.
 
     Without arguments it trains MoCME on the embedded graph Atlas. Prints the metrics of both and a
@@ -47,7 +50,7 @@ def train(dataset: str, root: Optional[str], mirror: Optional[str], splits: Opti
 
     run = train_run(dataset, model, root=root, mirror=mirror, epochs=epochs, seed=seed,
                     device=device, out=out, overrides=overrides,
-                    dataset_options=dataset_options(splits, features), log=True)
+                    dataset_options=dataset_options(splits, features), profile=profile, log=True)
     if run.interrupted:
         click.get_current_context().exit(INTERRUPTED)
     print_metrics([run.metrics[split] for split in ['test', *sorted(set(run.metrics) - {'test'})]])

@@ -16,6 +16,7 @@ from pyg_mmkgc.data.hetero import (
     split_names,
 )
 from pyg_mmkgc.data.labels import Labels
+from pyg_mmkgc.data.memmap import MemoryMapped, memory_map
 from pyg_mmkgc.data.relation_classes import RELATION_CLASSES, relation_classes
 from pyg_mmkgc.data.splits import clean_splits, split_entities, split_triples
 from pyg_mmkgc.data.triples import TripleIndex
@@ -27,6 +28,7 @@ __all__ = classes = [
     'Audit',
     'Finding',
     'Labels',
+    'MemoryMapped',
     'TripleIndex',
     'audit',
     'build_data',
@@ -38,6 +40,7 @@ __all__ = classes = [
     'get_triples',
     'hold_out',
     'is_spent',
+    'memory_map',
     'modality_dicts',
     'modality_names',
     'relation_classes',

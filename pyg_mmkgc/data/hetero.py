@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_mmkgc.data.labels import Labels
+from pyg_mmkgc.data.memmap import MemoryMapped
 from pyg_mmkgc.data.triples import TripleIndex, check_ids
 
 #: The edge type of all relations; ``edge_type`` tells them apart.
@@ -91,7 +92,9 @@ def set_modality(data: HeteroData, name: str, x: Tensor, mask: Optional[Tensor] 
     Args:
         data (HeteroData): The graph, changed in place.
         name (str): The modality's key.
-        x (torch.Tensor): Features ``[N, C]``, floating point.
+        x (torch.Tensor): Features ``[N, C]``, floating point; a
+            :class:`~pyg_mmkgc.data.MemoryMapped` stays in its file, any other is copied with zeros
+            where the mask says so.
         mask (torch.Tensor, optional): Which entities have the modality, ``[N]``
             (default: all of them).
     """
@@ -112,8 +115,11 @@ def set_modality(data: HeteroData, name: str, x: Tensor, mask: Optional[Tensor] 
     if mask.dtype != torch.bool or mask.shape != (num_entities, ):
         raise ValueError(f'mask of modality {name!r} needs to be boolean of shape '
                          f'[{num_entities}] (got {mask.dtype}, {list(mask.shape)})')
-    x = torch.where(mask.unsqueeze(-1), x, x.new_zeros(()))
-    bad = ~torch.isfinite(x).all(dim=-1)
+    if isinstance(x, MemoryMapped):  # It stays in its file; models mask what they gather.
+        bad = torch.cat([~torch.isfinite(part).all(dim=-1) for part in x.split(2**16)]) & mask
+    else:
+        x = torch.where(mask.unsqueeze(-1), x, x.new_zeros(()))
+        bad = ~torch.isfinite(x).all(dim=-1)
     if bool(bad.any()):
         row = int(bad.nonzero()[0, 0])
         label = f', entity {data["entity"].label[row]!r}' if 'label' in data['entity'] else ''
@@ -174,5 +180,5 @@ def build_index(data: HeteroData, splits: Optional[Sequence[str]] = None) -> Tri
 def seen_entities(data: HeteroData) -> Tensor:
     r"""Which entities occur in a training triple, boolean ``[N]``."""
     mask = torch.zeros(data['entity'].num_nodes, dtype=torch.bool)
-    mask[data[EDGE].edge_index.view(-1).cpu()] = True
+    mask[data[EDGE].edge_index.reshape(-1).cpu()] = True
     return mask

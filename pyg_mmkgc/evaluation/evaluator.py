@@ -19,6 +19,7 @@ from pyg_mmkgc.data import (
     seen_entities,
     split_names,
 )
+from pyg_mmkgc.evaluation.memory import explain_out_of_memory
 from pyg_mmkgc.evaluation.metrics import compute_metrics
 from pyg_mmkgc.evaluation.ranking import Ranks, Scorer, rank
 
@@ -44,7 +45,7 @@ class Evaluation:
 
     def metrics(self, side: str = 'both', mask: Optional[Tensor] = None) -> Dict[str, float]:
         r"""The metrics (:meth:`compute_metrics`) of ``'head'``, ``'tail'``, or of the ranks of
-        ``'both'`` together, for all triples or those in a boolean :obj:`mask`.
+        ``'both'`` together, for all triples or those in :obj:`mask`, boolean or of positions.
 
         Raises:
             ValueError: If there is no such side.
@@ -67,7 +68,10 @@ class Evaluation:
         for side in ('both', 'head', 'tail'):
             out[side] = self.metrics(side)
         for key, (group, names) in self.groups.items():
-            out[key] = {names[i]: self.metrics(mask=group == i) for i in group.unique().tolist()}
+            found, sizes = group.unique(return_counts=True)
+            parts = group.argsort(stable=True).split(sizes.tolist())
+            out[key] = {names[i]: self.metrics(mask=part)
+                        for i, part in zip(found.tolist(), parts, strict=True)}
         return out
 
     def __repr__(self) -> str:
@@ -116,6 +120,7 @@ def evaluate(
     Raises:
         ValueError: If the split is unknown, :obj:`candidates` is invalid or ``'seen'``
             although an answer is not, or :obj:`model` is no scorer.
+        MemoryError: If memory does not suffice; the message says what to lower.
     """
     triples = get_triples(data, split)
     seen = seen_entities(data)
@@ -127,7 +132,8 @@ def evaluate(
 
     head_index, rel_type, tail_index = (
         x.to(device or _device(model) or x.device) for x in triples)
-    with _evaluating(model):
+    advice = "lower 'batch_size' or 'chunk_size', or 'hidden_channels' of the model"
+    with _evaluating(model), explain_out_of_memory(f'ranking split {split!r}', advice):
         both = rank(
             _as_scorer(model),
             torch.cat([tail_index, head_index]),

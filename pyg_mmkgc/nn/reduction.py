@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 #: Scores in a block, so that the passes over it find it in the cache of a CPU.
-BLOCK = 2**20
+BLOCK = 2**18
 REDUCTIONS = ('logsumexp', 'softplus')
 
 Pairs = Tuple[Tensor, Tensor]
@@ -98,12 +98,19 @@ class _Reduction(torch.autograd.Function):
                  picked_grad: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
         query, table, score, position = ctx.saved_tensors
         with torch.autocast(query.device.type, enabled=False):
-            score *= total_grad.to(score.dtype).unsqueeze(1)  # In place: the buffer is ours.
+            # Means over queries and candidates would make small numbers denormal, which slow a
+            # CPU down tenfold, so their scale stays outside the buffer.
+            scale = total_grad.abs().amax()
+            if position is not None and position.numel() > 0:
+                scale = torch.maximum(scale, picked_grad.abs().amax().to(scale.dtype))
+            scale = scale.clamp(min=torch.finfo(scale.dtype).tiny)
+            # In place: the buffer is ours.
+            score *= (total_grad / scale).to(score.dtype).unsqueeze(1)
             if position is not None:
                 # Flat, since `scatter_add_` in half precision copies the whole buffer.
-                score.view(-1).index_add_(0, position, picked_grad.to(score.dtype))
-            grad_query = (score @ table).to(ctx.dtypes[0])
-            grad_table = (score.t() @ query).to(ctx.dtypes[1])
+                score.view(-1).index_add_(0, position, (picked_grad / scale).to(score.dtype))
+            grad_query = (score @ table).to(ctx.dtypes[0]).mul_(scale.to(ctx.dtypes[0]))
+            grad_table = (score.t() @ query).to(ctx.dtypes[1]).mul_(scale.to(ctx.dtypes[1]))
         return grad_query, grad_table, None, None, None, None
 
 

@@ -1,5 +1,6 @@
 r"""The training loop, recipes, and runs with the folders that they leave."""
 from pyg_mmkgc.training.fit import Fit
+from pyg_mmkgc.training.optim import RowAdagrad, RowAdam, RowSGD
 from pyg_mmkgc.training.plots import (
     plot_curves,
     plot_modality_weights,
@@ -22,6 +23,9 @@ __all__ = classes = [
     'SAMPLERS',
     'Fit',
     'Recipe',
+    'RowAdagrad',
+    'RowAdam',
+    'RowSGD',
     'Run',
     'TrainConfig',
     'TrainResult',

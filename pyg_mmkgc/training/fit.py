@@ -7,6 +7,8 @@ from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
 from pyg_mmkgc.data import get_triples, hold_out, is_spent, split_names
+from pyg_mmkgc.data.io import PathLike
+from pyg_mmkgc.evaluation.memory import explain_out_of_memory
 from pyg_mmkgc.nn import KGModel
 from pyg_mmkgc.training.recipe import Recipe
 from pyg_mmkgc.training.trainer import TrainConfig, Trainer, TrainResult
@@ -30,13 +32,18 @@ class Fit:
         log (bool, optional): Whether to show progress bars. (default: :obj:`False`)
         on_epoch (Callable, optional): Called with each entry of the history as it is made; those
             of the first model have ``'choosing'`` set. (default: :obj:`None`)
+        profile (str or os.PathLike, optional): Where to write a profile of the first steps of the
+            last model, see :class:`Trainer`. (default: :obj:`None`)
 
     Attributes:
         model (KGModel): The model; after training the one with its best weights.
+        kept (bool): Whether the model has had best weights so far, which it has after an error.
     """
     def __init__(self, recipe: Recipe, data: HeteroData, log: bool = False,
-                 on_epoch: Optional[Callable[[Dict[str, Any]], None]] = None):
+                 on_epoch: Optional[Callable[[Dict[str, Any]], None]] = None,
+                 profile: Optional[PathLike] = None):
         self.recipe, self.data, self.log, self.on_epoch = recipe, data, log, on_epoch
+        self.profile = profile
         self.model = self._build(data)
 
     def __call__(self) -> TrainResult:
@@ -45,6 +52,10 @@ class Fit:
         Returns:
             TrainResult: Of the model on all of train, with the chosen epoch's MRR on the held-out
             part if there was one; its epochs count from one again.
+
+        Raises:
+            MemoryError: If memory does not suffice; the message says what to lower, and the model
+                has its best weights so far.
         """
         config = self.recipe.train_config()
         spent = [split for split in dict.fromkeys([config.select, config.gate_split])
@@ -76,13 +87,22 @@ class Fit:
 
     def _build(self, data: HeteroData) -> KGModel:
         seed_everything(self.recipe.train_config().seed)  # The weights are drawn next.
-        return self.recipe.build(data)
+        self.kept = False
+        with explain_out_of_memory(f'building {self.recipe.model["name"]!r}',
+                                   "lower 'model.hidden_channels'"):
+            return self.recipe.build(data)
 
     def _train(self, data: HeteroData, config: TrainConfig, choosing: bool = False) -> TrainResult:
         def on_epoch(entry: Dict[str, Any]) -> None:
+            self.kept |= config.select is None or 'val_mrr' in entry
             if choosing:
                 entry['choosing'] = True
             if self.on_epoch is not None:
                 self.on_epoch(entry)
 
-        return Trainer(config, self.log, on_epoch).fit(self.model, data)
+        with explain_out_of_memory(
+                f'training {self.recipe.model["name"]!r}',
+                f"lower 'train.batch_size' (now {config.batch_size}) or 'model.hidden_channels' "
+                f'(now {self.model.hidden_channels})'):
+            return Trainer(config, self.log, on_epoch,
+                           None if choosing else self.profile).fit(self.model, data)

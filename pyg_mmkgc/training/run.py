@@ -25,6 +25,7 @@ from pyg_mmkgc.data import EDGE, get_triples, modality_dicts, split_names
 from pyg_mmkgc.data.io import PathLike, atomic_write, checksum
 from pyg_mmkgc.datasets import GraphDataset, MMKGFolder, get_dataset, normalize_name
 from pyg_mmkgc.evaluation import evaluate, predict
+from pyg_mmkgc.evaluation.memory import OutOfMemoryError, explain_out_of_memory
 from pyg_mmkgc.nn import KGModel
 from pyg_mmkgc.training.fit import Fit
 from pyg_mmkgc.training.plots import (
@@ -74,20 +75,24 @@ class Run:
     history: List[Dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
 
-    def evaluate(self, split: str = 'test', log: bool = False) -> Dict[str, Any]:
+    def evaluate(self, split: str = 'test', log: bool = False,
+                 batch_size: Optional[int] = None) -> Dict[str, Any]:
         r"""Rank a split; the result has the shape of `metrics.json` without the baseline.
 
         Args:
             split (str, optional): The split. (default: :obj:`"test"`)
             log (bool, optional): Whether to show a progress bar. (default: :obj:`False`)
+            batch_size (int, optional): Queries scored at once.
+                (default: see :func:`~pyg_mmkgc.evaluation.rank`)
         """
         name = self.config['name'], self.config['model']['name'], self.config['train']['seed']
-        return _metrics(name, self.model, self.data, split, log)
+        return _metrics(name, self.model, self.data, split, log, batch_size)
 
     def predict(self, **kwargs) -> List[Dict[str, Any]]:
         r"""Answer a question in words; the arguments are those of
         :func:`~pyg_mmkgc.evaluation.predict`."""
-        return predict(self.model, self.data, **kwargs)
+        with explain_out_of_memory('predicting', "take device 'cpu'"):
+            return predict(self.model, self.data, **kwargs)
 
     def examples(self, split: str = 'test', num: int = 5, top: int = 3) -> List[Dict[str, Any]]:
         r"""Answers to questions that a split knows an answer to, to be looked at: the first
@@ -129,6 +134,7 @@ def train_run(
     out: Optional[PathLike] = None,
     overrides: Overrides = (),
     dataset_options: Optional[Mapping[str, Any]] = None,
+    profile: Optional[PathLike] = None,
     log: bool = False,
 ) -> Run:
     r"""Train a model by its recipe, the structure-only baseline beside it, evaluate both, and keep
@@ -145,7 +151,8 @@ def train_run(
     ======================== ==================================================================
 
     Each file appears whole or not at all. A folder that exists is never written into; one that no
-    weights came into is removed again. After Ctrl-C the best weights so far are kept.
+    weights came into is removed again. After Ctrl-C the best weights so far are kept, and after an
+    epoch where memory does not suffice, too.
 
     Args:
         dataset (str or os.PathLike or GraphDataset, optional): The name of a dataset, a folder,
@@ -166,6 +173,8 @@ def train_run(
             :meth:`Recipe.override`. (default: none)
         dataset_options (Mapping[str, Any], optional): Further arguments of a dataset that is given
             by its name, such as ``splits='clean'``; what YAML can hold. (default: none)
+        profile (str or os.PathLike, optional): Where to write a profile of the first steps, see
+            :class:`Trainer`. (default: none)
         log (bool, optional): Whether to show progress bars. (default: :obj:`False`)
 
     Raises:
@@ -173,9 +182,12 @@ def train_run(
         FileExistsError: If the folder exists.
         OSError: If it cannot be written.
         FloatingPointError: If the loss is not finite.
+        MemoryError: If memory does not suffice; the message says what to lower.
     """
     if out is not None:
         _check_new(Path(out))
+    if profile is not None and Path(profile).exists():
+        raise FileExistsError(f"The profile '{profile}' exists and is not overwritten")
     dataset_options = dict(dataset_options or {})
     if isinstance(dataset, GraphDataset):
         if dataset_options:
@@ -206,7 +218,7 @@ def train_run(
         'versions': _versions(),
         'data': fingerprint(data),
     }
-    fit = Fit(recipe, data, log)
+    fit = Fit(recipe, data, log, profile=profile)
 
     seed = recipe.train_config().seed
     default = f'{recipe.model["name"]}-{name}-{seed}-{time.strftime("%Y%m%d-%H%M%S")}'
@@ -227,11 +239,14 @@ def train_run(
         }
         _write_config(path, config)
         try:
-            _draw(run)
+            with explain_out_of_memory('drawing', "lower 'model.hidden_channels'"):
+                _draw(run)
             if not run.interrupted:
                 _finish(run, baseline, log)
         except KeyboardInterrupt:  # Later than the training, so the weights are safe.
             run.interrupted = True
+        except OutOfMemoryError as error:
+            raise OutOfMemoryError(f"{error}; the weights are in '{path / WEIGHTS}'") from error
     if run.interrupted:
         logger.warning('Interrupted after %d epochs: the best weights so far are in %s',
                        len(run.history), path / WEIGHTS)
@@ -265,9 +280,10 @@ def load_run(path: PathLike, *, data: Optional[HeteroData] = None, root: Optiona
                            mirror=_absolute(mirror) or config.get('mirror'),
                            **config.get('dataset_options', {}))[0]
     _check_fingerprint(path / CONFIG, config['data'], data)
-    model = recipe.build(data)
-    _load_weights(path / WEIGHTS, model)
-    model.to(torch_geometric.device(device)).eval()
+    with explain_out_of_memory(f"loading '{path}'", "take device 'cpu'"):
+        model = recipe.build(data)
+        _load_weights(path / WEIGHTS, model)
+        model.to(torch_geometric.device(device)).eval()
     metrics = {}
     for file in sorted(path.glob(f'{Path(METRICS).stem}*.json')):
         values = _read_json(file, file.read_text(encoding='utf-8'))
@@ -329,13 +345,14 @@ def _fit(run: Run, fit: Fit) -> TrainResult:
         fit.on_epoch = on_epoch
         try:
             result = fit()
-        except FloatingPointError as error:
+        except (FloatingPointError, OutOfMemoryError) as error:
             run.model = fit.model
-            if not any('val_mrr' in entry for entry in run.history):
+            # Weights of an epoch that nobody looked at are as good as after Ctrl-C, or not finite.
+            if not (fit.kept or isinstance(error, MemoryError) and run.history):
                 raise
             _save_weights(run.path / WEIGHTS, run.model)
-            raise FloatingPointError(f"{error}; the best weights before that are in "
-                                     f"'{run.path / WEIGHTS}'") from error
+            raise type(error)(f"{error}; the best weights before that are in "
+                              f"'{run.path / WEIGHTS}'") from error
     run.model = fit.model
     _save_weights(run.path / WEIGHTS, run.model)
     return result
@@ -375,9 +392,9 @@ def _finish(run: Run, baseline: Optional[Recipe], log: bool) -> None:
 
 
 def _metrics(name: Tuple[str, str, int], model: KGModel, data: HeteroData, split: str,
-             log: bool = False) -> Dict[str, Any]:
+             log: bool = False, batch_size: Optional[int] = None) -> Dict[str, Any]:
     return {'dataset': name[0], 'model': name[1], 'seed': name[2],
-            **evaluate(model, data, split, log=log).to_dict()}
+            **evaluate(model, data, split, batch_size=batch_size, log=log).to_dict()}
 
 
 def _device(run: Run) -> torch.device:

@@ -3,7 +3,7 @@ import torch
 from torch_geometric.testing import withCUDA
 
 from pyg_mmkgc.data import TripleIndex
-from pyg_mmkgc.evaluation import Ranks, rank
+from pyg_mmkgc.evaluation import Ranks, rank, ranking
 
 N, R = 7, 2
 # Columns head, relation, tail. With self-loops (2, 2), parallel relations (0 -> 1), a repeated
@@ -182,11 +182,15 @@ def test_constant_scores_rank_in_the_middle():
     assert torch.equal(ranks.pessimistic, ranks.num_candidates)
 
 
-def test_more_entities_than_a_block_of_counts():
-    # Counts go through bytes in blocks of 128: 300 entities above, 300 ties and a rest.
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16, torch.long])
+@pytest.mark.parametrize('block', [1, 2000, 2**18])
+def test_more_entities_than_a_block_of_counts(monkeypatch, block, dtype):
+    # Ones are added up in blocks of 128, since half precision cannot count to more than 256 or
+    # 2,048: 300 entities above, 300 ties and a rest.
+    monkeypatch.setattr(ranking, 'BLOCK', block)
     num_entities = 777
-    table = torch.zeros(1, 2, num_entities)
-    table[0, 0, :300], table[0, 0, 300:600] = 2., 1.
+    table = torch.zeros(1, 2, num_entities, dtype=dtype)
+    table[0, 0, :300], table[0, 0, 300:600] = 2, 1
     table = table.expand(num_entities, 2, num_entities)
     index = make_index([(0, 0, 600)], num_entities, 1)
     query = columns([(0, 0, 599), (0, 0, 600), (0, 0, 0)])
@@ -196,6 +200,45 @@ def test_more_entities_than_a_block_of_counts():
         assert ranks.optimistic.tolist() == [301, 601, 1]
         assert ranks.pessimistic.tolist() == [600, 777, 300]
         assert ranks.num_candidates.tolist() == [776, 777, 776]
+
+
+def test_half_precision_flatters_no_rank():
+    # Rounding keeps the order and makes ties, so that the exact rank stays between the two, and
+    # the realistic one favours nobody on average.
+    generator = torch.Generator().manual_seed(0)
+    num_entities, num_queries = 500, 300
+    query = torch.randn(num_queries, 8, generator=generator)
+    table = torch.randn(num_entities, 8, generator=generator)
+    score = 100 + query @ table.t()
+    head_index = torch.arange(num_queries)
+    rel_type = torch.zeros_like(head_index)
+    tail_index = torch.randint(num_entities, (num_queries, ), generator=generator)
+    known = TripleIndex(head_index, rel_type, tail_index, num_entities, 1)
+
+    def ranks(dtype):
+        return rank(lambda head, rel, start, stop: score.to(dtype)[head, start:stop], head_index,
+                    rel_type, tail_index, known, num_entities=num_entities)
+
+    exact, half = ranks(torch.float32), ranks(torch.bfloat16)
+    assert bool((half.optimistic <= exact.optimistic).all())
+    assert bool((half.pessimistic >= exact.pessimistic).all())
+    assert float((half.pessimistic - half.optimistic).double().mean()) > 20
+    difference = half.rank - exact.rank
+    assert abs(float(difference.mean())) < 2
+    # What an optimistic rank would report is another matter:
+    assert float((half.optimistic - exact.rank).mean()) < -10
+
+
+def test_default_batches_on_a_cpu():
+    sizes = []
+
+    def scorer(head_index, rel_type, start, stop):
+        sizes.append(head_index.numel())
+        return torch.zeros(head_index.numel(), stop - start)
+
+    head_index = torch.zeros(600, dtype=torch.long)
+    rank(scorer, head_index, head_index, head_index, make_index(KNOWN), num_entities=N)
+    assert sizes == [256, 256, 88]
 
 
 @pytest.mark.parametrize('chunk_size', [None, 3])

@@ -107,3 +107,17 @@ def test_unknown_reduction():
         reduce_scores(query, table, 'mean')
     with pytest.raises(ValueError, match="Unknown reduction 'mean'"):
         reduce_materialized(query @ table.t(), 'mean')
+
+
+@pytest.mark.parametrize('reduction', ['logsumexp', 'softplus'])
+def test_small_gradients_are_exact_and_zero_ones_zero(reduction):
+    query, table, allowed, pairs = inputs(torch.float32)
+    total, picked = reduce_scores(query, table, reduction, allowed, pairs)
+    small = torch.autograd.grad(1e-30 * some_loss(total, picked), [query, table])
+    expected = torch.autograd.grad(some_loss(*plain(query, table, reduction, allowed, pairs)),
+                                   [query, table])
+    for a, b in zip(small, expected, strict=True):
+        torch.testing.assert_close(a, 1e-30 * b, rtol=1e-4, atol=1e-35)
+    total, _ = reduce_scores(query, table, reduction, allowed, (pairs[0][:0], pairs[1][:0]))
+    for grad in torch.autograd.grad(0 * total.sum(), [query, table]):
+        assert not grad.any()

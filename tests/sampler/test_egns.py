@@ -4,6 +4,7 @@ import multiprocessing
 import pytest
 import torch
 from scipy.stats import chisquare
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyg_mmkgc.sampler import EGNS
 from pyg_mmkgc.sampler.egns import MAX_ENTROPY
@@ -163,22 +164,32 @@ def test_running_entropy_against_slow_loop(confident):
     assert sampler.num_updates == 5
 
 
-def test_update_without_mask_and_one_scatter(monkeypatch):
-    calls = []
-
-    def counting(*args, **kwargs):
-        calls.append(kwargs['dim_size'])
-        return scatter(*args, **kwargs)
-
-    from torch_geometric.utils import scatter
-    monkeypatch.setattr('pyg_mmkgc.sampler.egns.scatter', counting)
+def test_update_without_mask():
     first, second = EGNS(N, quantiles=(0.2, 0.8)), EGNS(N, quantiles=(0.2, 0.8))
     neg_index, score = torch.randint(N, (5, 4)), torch.randn(5, 4)
     first.update(neg_index, score)
     second.update(neg_index, score, torch.ones(5, 4, dtype=torch.bool))
-    assert calls == [N, N]
+    assert not torch.equal(first.running_entropy, EGNS(N).running_entropy)
     assert torch.equal(first.running_entropy, second.running_entropy)
     assert torch.equal(first.threshold, second.threshold)
+
+
+def test_update_makes_nothing_of_the_size_of_the_graph():
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            state = {x.data_ptr() for x in (sampler.running_entropy, sampler.count, sampler._sums)}
+            if isinstance(out, torch.Tensor) and out.data_ptr() not in state:
+                sizes.append(out.numel())
+            return out
+
+    sampler, sizes = EGNS(10**4, quantiles=(0.2, 0.8)), []
+    neg_index = torch.randint(10**4, (5, 4))
+    with Sizes():
+        sampler.update(neg_index, torch.randn(5, 4))
+    assert len(sizes) > 10
+    assert max(sizes) == 5 * 4 * 2  # Sum and number for each negative.
+    assert sampler._sums.count_nonzero() == 0
 
 
 def test_update_leaves_masked_and_broken_scores_out():

@@ -1,5 +1,8 @@
+import gc
+import json
 import logging
 import math
+import os
 
 import pytest
 import torch
@@ -95,7 +98,8 @@ def test_same_seed_same_run(name, objective, data):
         model = make(name, data, model_seed, objective=objective, neg_sampling=sampler)
         torch.rand(len(runs) * 3)  # Whatever was drawn before does not matter.
         history = fit(model, data, seed=seed).history
-        timing = ('seconds', 'triples_per_second')
+        timing = ('seconds', 'prepare_seconds', 'step_seconds', 'select_seconds',
+                  'triples_per_second', 'peak_memory_bytes')
         runs.append((state_of(model), [{k: v for k, v in entry.items() if k not in timing}
                                        for entry in history]))
     assert equal(runs[0][0], runs[1][0])
@@ -120,6 +124,75 @@ def test_history(data):
             2 * get_triples(data, 'train')[0].numel() / entry['seconds'])
         assert math.isfinite(entry['gate_loss'])
     assert not result.interrupted
+
+
+def test_history_of_time_and_memory(data):
+    model = make('mocme', data, objective='sampled', neg_sampling=EGNS(N, 4))
+    for entry in fit(model, data, epochs=3, eval_every=2).history:
+        parts = entry['prepare_seconds'] + entry['step_seconds']
+        assert 0 < entry['prepare_seconds'] < entry['step_seconds']
+        assert 0.8 * entry['seconds'] < parts <= entry['seconds']
+        assert ('select_seconds' in entry) == ('val_mrr' in entry)
+        # A process with torch takes more than 50 MiB, and this one less than 20 GiB:
+        assert 50 * 2**20 < entry['peak_memory_bytes'] < 20 * 2**30
+
+
+def test_epochs_of_some_steps_go_on_where_the_last_one_ended(data, monkeypatch):
+    batches = []
+    prepare = ComplEx.prepare
+    monkeypatch.setattr(ComplEx, 'prepare', lambda self, *batch: batches.append(batch) or
+                        prepare(self, *batch))
+    total = num_steps(data, 32)
+    assert total > 4
+    result = fit(make('complex', data), data, epochs=total, epoch_steps=2, batch_size=32,
+                 select=None)
+    assert len(result.history) == total
+    assert len(batches) == 2 * total
+    triples = [sorted(zip(*(torch.cat(x).tolist() for x in zip(*part, strict=True)), strict=True))
+               for part in (batches[:total], batches[total:])]
+    assert triples[0] == triples[1]  # Two whole passes,
+    assert not torch.equal(batches[0][0], batches[total][0])  # each in an order of its own.
+    losses = [[entry['loss'] for entry in fit(make('complex', data), data, select=None, epochs=3,
+                                              epoch_steps=size).history]
+              for size in (None, 10**6)]
+    assert losses[0] == losses[1]
+
+
+def test_memory_stays_flat(data):
+    tensors, resident = [], []
+
+    def on_epoch(entry):
+        if entry['epoch'] in (11, 21):
+            gc.collect()
+            tensors.append(sum(type(x) is torch.Tensor for x in gc.get_objects()))
+            with open('/proc/self/statm', encoding='ascii') as f:
+                resident.append(int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE'))
+
+    sampler = EGNS(N, 4, candidates=torch.arange(N - 6))
+    fit(make('complex', data, objective='sampled', neg_sampling=sampler), data, epochs=21,
+        batch_size=8, epoch_steps=20, select=None, on_epoch=on_epoch)
+    assert abs(tensors[1] - tensors[0]) < 20  # Of 200 steps.
+    assert resident[1] - resident[0] < 2**20
+
+
+def test_profile(data, tmp_path, capsys):
+    path = tmp_path / 'new' / 'trace.json'
+    config = TrainConfig(epochs=2, batch_size=32, device='cpu', select=None)
+    Trainer(config, profile=path).fit(make('complex', data), data)
+    trace = json.loads(path.read_text())
+    names = {event.get('name') for event in trace['traceEvents']}
+    assert {'aten::mm', 'aten::index'} & names
+    # No more than the first steps, whatever the number of epochs:
+    steps = [event for event in trace['traceEvents']
+             if str(event.get('name')).startswith('Optimizer.step#')]
+    assert len(steps) == trainer.PROFILED_STEPS < num_steps(data, 32)
+    assert 'Self CPU' in capsys.readouterr().out
+    with pytest.raises(FileExistsError, match=r"'profile' exists already: .*trace.json"):
+        Trainer(config, profile=path)
+    short = tmp_path / 'short.json'  # Fewer steps than are profiled.
+    Trainer(TrainConfig(epochs=1, batch_size=10**4, device='cpu', select=None),
+            profile=short).fit(make('complex', data), data)
+    assert short.exists()
 
 
 def test_one_step_against_the_optimisers(data):
@@ -401,6 +474,7 @@ def test_unknown_split(name, data):
     ({'epochs': 0}, r"'epochs' needs to be at least 1 \(got 0\)"),
     ({'batch_size': 0}, r"'batch_size' needs to be at least 1 \(got 0\)"),
     ({'eval_every': -1}, r"'eval_every' needs to be at least 1 \(got -1\)"),
+    ({'epoch_steps': 0}, r"'epoch_steps' needs to be at least 1 \(got 0\)"),
     ({'gate_steps': 0}, r"'gate_steps' needs to be at least 1 \(got 0\)"),
     ({'lr': 0.0}, r"'lr' needs to be positive \(got 0.0\)"),
     ({'dense_lr': -1.0}, r"'dense_lr' needs to be positive \(got -1.0\)"),

@@ -6,7 +6,7 @@ from torch.nn import Embedding
 from torch_geometric.nn.inits import zeros
 
 from pyg_mmkgc.nn.decoders.base import Decoder, MetricDecoder, Part
-from pyg_mmkgc.nn.reduction import Pairs, reduce_materialized, reduce_scores
+from pyg_mmkgc.nn.reduction import BLOCK, Pairs, reduce_materialized, reduce_scores
 
 
 class JointDecision(torch.nn.Module):
@@ -114,11 +114,22 @@ class JointDecision(torch.nn.Module):
         r"""Compares each query with each candidate, :math:`(B, N)`."""
         if self._is_product:
             return self._weigh(query) @ self._weigh(candidates).t()
-        return self._decide((part.decoder.score_all(part.query, part.candidates),
-                             gate.unsqueeze(-1) * has)
-                            for part, (_, gate), (_, has) in zip(
-                                self.parts(query, candidates).values(), self._split(query),
-                                self._split(candidates), strict=True))
+        rows = candidates.size(0) if query.device.type != 'cpu' else BLOCK // max(1, query.size(0))
+        return torch.cat([self._score_block(query, block)
+                          for block in candidates.split(max(1, rows))], dim=1)
+
+    def _score_block(self, query: Tensor, candidates: Tensor) -> Tensor:
+        num_views = len(self.decoders)
+        # In one piece: column by column, they would be read from all over the candidates.
+        gates, has = query[:, -num_views:], candidates[:, -num_views:].t().contiguous()
+        scores = (part.decoder.score_all(part.query, part.candidates)
+                  for part in self.parts(query, candidates).values())
+        if not self.average:
+            return sum(score * has[i] * gates[:, i:i + 1] for i, score in enumerate(scores))
+        out = query.new_zeros(query.size(0), candidates.size(0))
+        for i, score in enumerate(scores):
+            out = out.addcmul(score.to(out.dtype).sigmoid() * has[i], gates[:, i:i + 1])
+        return out / (gates @ has).clamp(min=1)
 
     def reduce(self, query: Tensor, candidates: Tensor, reduction: str,
                allowed: Optional[Tensor] = None, pairs: Optional[Pairs] = None,

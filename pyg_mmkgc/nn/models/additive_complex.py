@@ -53,10 +53,12 @@ class AdditiveComplEx(MultiModalModel):
         x_dict, mask_dict = self.inputs(index)
         parts = []
         for m, x in x_dict.items():
+            # What stands in a missing row must not matter, not even a NaN:
+            x = torch.where(mask_dict[m].unsqueeze(-1), x, 0.0)
             if m != STRUCTURE:
                 x = torch.nn.functional.dropout(x, self.dropout, self.training)
                 x = x @ self.projection[m]
-            parts.append(x * mask_dict[m].unsqueeze(-1))
+            parts.append(x)
         return sum(parts)
 
     def head_vectors(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:

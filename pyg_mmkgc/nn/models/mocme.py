@@ -15,6 +15,7 @@ from pyg_mmkgc.nn.decoders import (
     TuckERDecoder,
 )
 from pyg_mmkgc.nn.information import CLUB, InfoNCE
+from pyg_mmkgc.nn.models.base import Prepared
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
 
 DECODERS = {
@@ -115,6 +116,7 @@ class MoCME(MultiModalModel):
             in_channels, structure_channels, modality_dropout, **kwargs)
         self.head_modalities = heads
         self.redundancy_weight = redundancy_weight
+        self._drawn: Optional[Tensor] = None  # Entities of the alternating loss; None is all.
         if not isinstance(dropout, Mapping):
             dropout = {m: dropout for m in self.in_channels}
         self.conv = MoCMEConv(
@@ -173,14 +175,19 @@ class MoCME(MultiModalModel):
         return [p for estimator in self.conv.fusion.estimators() if estimator.alternating
                 for p in estimator.parameters()]
 
-    def alternating_loss(self) -> Tensor:
-        index = None
-        if self.objective == 'sampled':  # As many as are looked at.
+    def prepare(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor) -> Prepared:
+        out = super().prepare(head_index, rel_type, tail_index)
+        if self.objective == 'sampled' and self.alternating_parameters():
+            # The alternating loss looks at no more entities than it learns from:
             fusion, pool = self.conv.fusion, self.seen_index
-            index = pool[torch.randint(pool.numel(), (fusion.num_references + fusion.max_samples, ),
-                                       device=pool.device)]
+            size = (fusion.num_references + fusion.max_samples, )
+            self._drawn = pool[torch.randint(pool.numel(), size, device=pool.device)]
+            self._fetched.append((self._drawn, self._fetch(self._drawn)))
+        return out
+
+    def alternating_loss(self) -> Tensor:
         with torch.no_grad():
-            encoded = self.encode(index)
+            encoded = self.encode(self._drawn)
         return self.conv.fusion.learning_loss(encoded.views)
 
     @torch.no_grad()

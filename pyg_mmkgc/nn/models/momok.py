@@ -13,22 +13,19 @@ from pyg_mmkgc.nn.models.mocme import JOINT
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
 
 
-class ExpertViews(NamedTuple):
-    r"""Entities as the experts of :class:`MoMoK` see them, whatever is asked of them.
+class Entities(NamedTuple):
+    r"""Entities as the experts of :class:`MoMoK` find them.
 
     Args:
-        views (Dict[str, torch.Tensor]): For each modality, :math:`v_{m,k}`, :math:`(N, K_m, F)`.
-        gate_logits (Dict[str, torch.Tensor]): For each modality, the relation-free part of the
-            gate; see :meth:`ModalityExperts.forward`.
+        x (Dict[str, torch.Tensor]): For each modality, raw features :math:`(N, F_m)`.
         mask (Dict[str, torch.Tensor]): For each modality, whether an entity has it, :math:`(N)`.
     """
-    views: Dict[str, Tensor]
-    gate_logits: Dict[str, Tensor]
+    x: Dict[str, Tensor]
     mask: Dict[str, Tensor]
 
-    def select(self, index: Tensor) -> 'ExpertViews':
+    def select(self, index: Tensor) -> 'Entities':
         r"""The rows of the given entities."""
-        return ExpertViews(*({m: x[index] for m, x in part.items()} for part in self))
+        return Entities(*({m: x[index] for m, x in part.items()} for part in self))
 
 
 class MoMoK(MultiModalModel):
@@ -191,32 +188,34 @@ class MoMoK(MultiModalModel):
 
     # Vectors ####################################################################################
 
-    def encode(self, index: Optional[Tensor] = None) -> ExpertViews:
+    def encode(self, index: Optional[Tensor] = None) -> Entities:
         x_dict, mask_dict = self.inputs(index)
-        out = ExpertViews({}, {}, mask_dict)
-        for m, experts in self.experts.items():
-            # What stands in a missing row must not matter, not even a NaN:
-            x = torch.where(mask_dict[m].unsqueeze(-1), x_dict[m], 0.0)
-            out.views[m], out.gate_logits[m] = experts(x)
-        return out
+        return Entities(x_dict, mask_dict)
 
-    def head_vectors(self, encoded: ExpertViews, row: Tensor, rel_type: Tensor) -> Tensor:
+    def head_vectors(self, encoded: Entities, row: Tensor, rel_type: Tensor) -> Tensor:
         return self._vectors(encoded.select(row), rel_type)
 
-    def candidate_vectors(self, encoded: ExpertViews) -> Tensor:
+    def candidate_vectors(self, encoded: Entities) -> Tensor:
         return self._vectors(encoded)
 
-    def views(self, encoded: ExpertViews, rel_type: Optional[Tensor] = None) -> Dict[str, Tensor]:
+    def experts_of(self, encoded: Entities) -> Dict[str, Tuple[Tensor, Tensor]]:
+        r"""For each modality, views :math:`v_{m,k}` and the relation-free part of the gate; see
+        :meth:`ModalityExperts.forward`."""
+        # What stands in a missing row must not matter, not even a NaN:
+        return {m: experts(torch.where(encoded.mask[m].unsqueeze(-1), encoded.x[m], 0.0))
+                for m, experts in self.experts.items()}
+
+    def views(self, encoded: Entities, rel_type: Optional[Tensor] = None) -> Dict[str, Tensor]:
         r"""The view of each modality, :math:`h_m(e \mid r)`, or :math:`h_m(e)` without relations,
         each :math:`(B, F)`; zero where an entity lacks it."""
         out = {}
-        for m, experts in self.experts.items():
-            gate = experts.gate_logits(encoded.gate_logits[m], rel_type).softmax(dim=-1)
+        for m, (views, logits) in self.experts_of(encoded).items():
+            gate = self.experts[m].gate_logits(logits, rel_type).softmax(dim=-1)
             gate = gate * encoded.mask[m].unsqueeze(-1)
-            out[m] = torch.einsum('bk,bkc->bc', gate, encoded.views[m])
+            out[m] = torch.einsum('bk,bkc->bc', gate, views)
         return out
 
-    def _vectors(self, encoded: ExpertViews, rel_type: Optional[Tensor] = None) -> Tensor:
+    def _vectors(self, encoded: Entities, rel_type: Optional[Tensor] = None) -> Tensor:
         r"""The joint view and the view of each modality, and which of them there are."""
         views = self.views(encoded, rel_type)
         joint, _ = self.fusion(views, encoded.mask)
@@ -226,14 +225,14 @@ class MoMoK(MultiModalModel):
 
     # Training ###################################################################################
 
-    def auxiliary_losses(self, encoded: ExpertViews, head_row: Tensor) -> Dict[str, Tensor]:
+    def auxiliary_losses(self, encoded: Entities, head_row: Tensor) -> Dict[str, Tensor]:
         if not self.estimators:
             return {}
         sample = torch.randperm(head_row.numel(), device=head_row.device)[:self.num_samples]
         return {'disentanglement': self.disentanglement_weight * self.information(
             encoded.select(head_row[sample]))}
 
-    def information(self, encoded: ExpertViews) -> Tensor:
+    def information(self, encoded: Entities) -> Tensor:
         r"""The mean estimated information (in nats) between two experts of a modality, over
         entities that have it, pairs and modalities, with gradients into the views."""
         terms = []
@@ -251,12 +250,13 @@ class MoMoK(MultiModalModel):
         pool = self.seen_index
         index = pool[torch.randint(pool.numel(), (self.num_samples, ), device=pool.device)]
         with torch.no_grad():
-            encoded = self.encode(index)
+            found = self._estimates(self.encode(index))
         return torch.stack([estimator.learning_loss(views, views, mask, mask)
-                            for views, mask, estimator in self._estimates(encoded)]).mean()
+                            for views, mask, estimator in found]).mean()
 
-    def _estimates(self, encoded: ExpertViews) -> List[Tuple[Tensor, Tensor, CLUB]]:
-        return [(encoded.views[m], encoded.mask[m].unsqueeze(1).expand(-1, estimator.num_views),
+    def _estimates(self, encoded: Entities) -> List[Tuple[Tensor, Tensor, CLUB]]:
+        views = self.experts_of(encoded)
+        return [(views[m][0], encoded.mask[m].unsqueeze(1).expand(-1, estimator.num_views),
                  estimator) for m, estimator in self.estimators.items()]
 
     # Analysis ###################################################################################

@@ -20,8 +20,8 @@ class MultiModalModel(KGModel):
     for are gathered, then converted, and go through pinned memory to a GPU; those of a training
     batch do so in :meth:`prepare`, outside the step.
 
-    In training a modality of an entity is dropped with probability :math:`p_m` (*modality dropout*), so that
-    the others learn to stand alone; the last one of an entity is never dropped.
+    In training a modality of an entity is dropped with probability :math:`p_m` (*modality
+    dropout*), so that the others learn to stand alone; the last one of an entity is never dropped.
 
     Args:
         num_entities (int): The number of entities.
@@ -79,7 +79,7 @@ class MultiModalModel(KGModel):
             self.register_buffer(f'mask_{m}', torch.zeros(num_entities, dtype=torch.bool),
                                  persistent=False)
         self._mapped: Dict[str, MemoryMapped] = {}
-        self._fetched: Optional[Tuple[Tensor, Dict[str, Tensor]]] = None
+        self._fetched: List[Tuple[Tensor, Dict[str, Tensor]]] = []
 
     def per_modality(self, name: str, value, default) -> Dict:
         r"""An argument given for all modalities, or for some of them by name, as a full
@@ -119,7 +119,7 @@ class MultiModalModel(KGModel):
                 raise ValueError(f'modality {m!r} of the data has {got} (expected {channels} '
                                  f'channels)')
         super().attach(data)
-        self._mapped, self._fetched = {}, None
+        self._mapped, self._fetched = {}, []
         for m in self.in_channels:
             device = self.seen.device
             if isinstance(x_dict[m], MemoryMapped):
@@ -168,8 +168,9 @@ class MultiModalModel(KGModel):
 
     def _fetch(self, index: Optional[Tensor]) -> Dict[str, Tensor]:
         # The rows of memory-mapped features; those of a training batch are here already.
-        if self._fetched is not None and self._fetched[0] is index:
-            return self._fetched[1]
+        for known, rows in self._fetched:
+            if known is index:
+                return rows
         out, device = {}, self.seen.device
         if self._mapped and index is not None:
             index = index.cpu()
@@ -181,8 +182,9 @@ class MultiModalModel(KGModel):
 
     def prepare(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor) -> Prepared:
         out = super().prepare(head_index, rel_type, tail_index)
-        if out.entities is not None and self._mapped:
-            self._fetched = out.entities, self._fetch(out.entities)
+        self._fetched = []
+        if out.entities is not None:
+            self._fetched.append((out.entities, self._fetch(out.entities)))
         return out
 
     def _drop(self, mask_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:

@@ -181,14 +181,15 @@ def test_an_entity_with_nothing_scores_zero(graph):
 def test_the_temperature_sharpens_and_is_for_heads_alone(graph):
     model = make(graph)
     encoded, row = model.encode(), torch.arange(N)
+    found = model.experts_of(encoded)
     before = model.views(encoded), model.views(encoded, torch.zeros_like(row))
     entity = int((model.seen & model.mask_text).nonzero()[0, 0])
     for experts in model.experts.values():
         experts.temperature_logit.weight.fill_(-30.0)  # A temperature of nearly zero: the best.
     cold = model.views(encoded, torch.zeros_like(row))
     for m in NAMES:
-        best = encoded.gate_logits[m][entity, :K].argmax()
-        torch.testing.assert_close(cold[m][entity], encoded.views[m][entity, best])
+        best = found[m][1][entity, :K].argmax()
+        torch.testing.assert_close(cold[m][entity], found[m][0][entity, best])
         assert not torch.allclose(before[1][m][entity], cold[m][entity])
         assert model.views(encoded)[m].equal(before[0][m])
         model.experts[m].temperature_logit.weight.fill_(30.0)  # Of one: as without a relation.
@@ -341,9 +342,10 @@ def test_disentanglement_is_the_mean_of_clubs(graph):
     assert all(isinstance(e, CLUB) for e in model.estimators.values())
     index = torch.arange(N)
     encoded = model.encode(index)
+    found = model.experts_of(encoded)
     terms = []
     for m, mask in [('image', model.mask_image), ('text', model.mask_text)]:
-        rows, k = encoded.views[m][mask], model.experts[m].num_experts
+        rows, k = found[m][0][mask], model.experts[m].num_experts
         out = model.estimators[m](rows, rows)
         terms.append(sum(out[:, i, j].mean() for i in range(k) for j in range(k) if i != j)
                      / (k * (k - 1)))
