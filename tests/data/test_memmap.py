@@ -109,5 +109,5 @@ def test_a_graph_keeps_it_in_its_file(tmp_path):
     mapped = memory_map(tmp_path / 'x.npy')
     set_modality(data, 'image', mapped, torch.tensor([True, True, False]))
     assert data['entity'].image is mapped
-    with pytest.raises(ValueError, match="modality 'image' has NaN .* in 1 rows .first: row 2, ent"):
+    with pytest.raises(ValueError, match="modality 'image' has NaN .* in 1 rows .first: row 2"):
         set_modality(data, 'image', mapped)
