@@ -110,7 +110,7 @@ class _Reduction(torch.autograd.Function):
                 # Flat, since `scatter_add_` in half precision copies the whole buffer.
                 score.view(-1).index_add_(0, position, (picked_grad / scale).to(score.dtype))
             grad_query = (score @ table).to(ctx.dtypes[0]).mul_(scale.to(ctx.dtypes[0]))
-            grad_table = (score.t() @ query).to(ctx.dtypes[1]).mul_(scale.to(ctx.dtypes[1]))
+            grad_table = (score.t() @ (query * scale.to(query.dtype))).to(ctx.dtypes[1])
         return grad_query, grad_table, None, None, None, None
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from inspect import signature
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
@@ -300,7 +301,12 @@ class _Steps:
         for group, optimizers in [([p for p in tables if id(p) not in rows], TABLE_OPTIMIZERS),
                                   ([p for p in tables if id(p) in rows], ROW_OPTIMIZERS)]:
             if group:
-                self.main.append(optimizers[config.optimizer](group, lr=config.lr))
+                optimizer = optimizers[config.optimizer]
+                # One pass over each table instead of five, where torch has it.
+                fused = {'fused': True} if (
+                    'fused' in signature(optimizer).parameters
+                    and all(p.device.type in ('cpu', 'cuda') for p in group)) else {}
+                self.main.append(optimizer(group, lr=config.lr, **fused))
         if dense:
             self.main.append(torch.optim.AdamW(dense, lr=config.dense_lr,
                                                weight_decay=config.dense_weight_decay))

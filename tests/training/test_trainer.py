@@ -172,7 +172,8 @@ def test_memory_stays_flat(data):
     fit(make('complex', data, objective='sampled', neg_sampling=sampler), data, epochs=21,
         batch_size=8, epoch_steps=20, select=None, on_epoch=on_epoch)
     assert abs(tensors[1] - tensors[0]) < 20  # Of 200 steps.
-    assert resident[1] - resident[0] < 2**20
+    # A leak of the tables alone would be more; the allocator itself grows by some pages.
+    assert resident[1] - resident[0] < 2**24
 
 
 def test_profile(data, tmp_path, capsys):
