@@ -16,7 +16,7 @@ AUDIO = ['soundfile']
 VIDEO = ['av', 'pillow']
 RDF = ['pyoxigraph>=0.4']
 PYKEEN = ['pykeen>=1.11']
-TEST = ['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff', 'pillow'] + RDF
+TEST = ['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff'] + RDF + AUDIO + IMAGE + VIDEO
 DOCS = ['sphinx>=7', 'furo', 'myst-parser']
 
 setup(

@@ -352,9 +352,9 @@ def test_existing_folder(tmp_path):
 
 def test_folder_that_appears_meanwhile(tmp_path, monkeypatch):
     class Racing(run_module.Fit):
-        def __init__(self, *args):
+        def __init__(self, *args, **kwargs):
             (tmp_path / 'run').mkdir()
-            super().__init__(*args)
+            super().__init__(*args, **kwargs)
 
     monkeypatch.setattr(run_module, 'Fit', Racing)
     with pytest.raises(FileExistsError, match='a run is never overwritten'):

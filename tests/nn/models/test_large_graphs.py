@@ -83,7 +83,7 @@ def test_sparse_rows_train_as_dense_gradients_do(name, optimizer, data):
               for model in (sparse, dense)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     for key, value in dense.state_dict().items():
-        torch.testing.assert_close(sparse.state_dict()[key], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(sparse.state_dict()[key], value, rtol=1e-3, atol=1e-4)
     assert not sparse.structure.sparse  # Left as it was found.
 
 
