@@ -496,9 +496,9 @@ def benchmark(request, mirror):
 @pytest.mark.real_data
 def test_counts_of_the_benchmarks(benchmark):
     name, splits, data = benchmark
-    start = time.perf_counter()
+    start = time.process_time()
     found = audit(data, name)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 10  # A look at the order of growth; no clock decides.
     unseen, never, test, val = BENCHMARKS[name]
     assert found.splits['test']['unseen_entities'] == unseen
     assert found.relations_never_in_train == never
