@@ -3,6 +3,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
@@ -13,6 +15,8 @@ import pyg_mmkgc
 from pyg_mmkgc.data.io import atomic_write
 
 RESULTS = Path(__file__).parent / 'results'
+#: What limits the libraries below Python to one thread.
+ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'ARROW_NUM_THREADS'), '1')
 
 
 def machine() -> Dict[str, Any]:
@@ -22,6 +26,25 @@ def machine() -> Dict[str, Any]:
             'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             'python': platform.python_version(), 'torch': torch.__version__,
             'torch_geometric': torch_geometric.__version__, 'pyg_mmkgc': pyg_mmkgc.__version__}
+
+
+def run_module(module: str, *arguments: Any, python: str = sys.executable) -> Any:
+    r"""The JSON that one of these modules prints last, run in a process of its own with one
+    thread."""
+    out = subprocess.run([python, '-m', f'benchmarks.{module}', *map(str, arguments)],
+                         cwd=Path(__file__).parents[1], env={**os.environ, **ONE_THREAD},
+                         stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(out.splitlines()[-1])
+
+
+def run_code(python: str, *arguments: str, **kwargs: Any) -> Dict[str, Any]:
+    r"""The JSON that code prints last under an interpreter, or why there is none."""
+    done = subprocess.run([python, '-c', *arguments], text=True, capture_output=True, check=False,
+                          **kwargs)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
+        return {'missing': reason}
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def save(path: Path, result: Dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, Dict, List
 
 import torch
 
-from benchmarks.common import RESULTS, load, machine, save
+from benchmarks.common import RESULTS, load, machine, run_module, save
 from pyg_mmkgc.nn import EncodedEntities, EntityViews, MoCMEConv
 
 FOLDER = RESULTS / 'conv'
@@ -83,11 +82,7 @@ def measure(row: str, name: str, steps: int) -> Dict[str, Any]:
 
 def start(row: str, name: str, steps: int) -> Dict[str, Any]:
     r"""The same in a process of its own."""
-    out = subprocess.run(
-        [sys.executable, '-m', 'benchmarks.conv', row, '--sizes', name, '--steps', str(steps),
-         '--child'], cwd=Path(__file__).parents[1], env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        stdout=subprocess.PIPE, text=True, check=True).stdout
-    return json.loads(out.splitlines()[-1])
+    return run_module('conv', row, '--sizes', name, '--steps', steps, '--child')
 
 
 def table(results: List[Dict[str, Any]]) -> str:

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import floor
-from benchmarks.common import RESULTS, load, machine, save
+from benchmarks.common import RESULTS, load, machine, run_code, save
 
 FOLDER = RESULTS / 'engine'
 CHANNELS, BATCH_SIZE, REGULARIZATION, LR = 400, 1000, 0.02, 0.1
@@ -263,7 +263,7 @@ def pykeen(row: str, options: argparse.Namespace) -> Dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         import numpy as np
         np.save(f'{folder}/triples.npy', triple.numpy())
-        return run_python(options.pykeen, PYKEEN, f'{folder}/triples.npy', json.dumps(job))
+        return run_code(options.pykeen, PYKEEN, f'{folder}/triples.npy', json.dumps(job))
 
 
 def start(row: str, options: argparse.Namespace) -> Dict[str, Any]:
@@ -430,16 +430,6 @@ def _quality(found: Dict[str, Any]) -> str:
 # Running #########################################################################################
 
 
-def run_python(python: str, *arguments: str, **kwargs: Any) -> Dict[str, Any]:
-    r"""The JSON that code prints last, or why there is none."""
-    done = subprocess.run([python, '-c', *arguments], text=True, capture_output=True, check=False,
-                          **kwargs)
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
-        return {'missing': reason}
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def child(row: str, options: argparse.Namespace) -> Dict[str, Any]:
     r"""Run one row in a process of its own."""
     if row.endswith('pykeen') and not options.pykeen:
@@ -449,7 +439,7 @@ def child(row: str, options: argparse.Namespace) -> Dict[str, Any]:
     for name in ('mirror', 'pykeen'):
         if getattr(options, name):
             arguments += [f'--{name}', getattr(options, name)]
-    return run_python(sys.executable, code, *arguments, cwd=Path(__file__).parents[1],
+    return run_code(sys.executable, code, *arguments, cwd=Path(__file__).parents[1],
                       env={**os.environ, **dict.fromkeys(THREADS, str(options.threads))})
 
 

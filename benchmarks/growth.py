@@ -12,7 +12,6 @@ import ctypes
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -23,7 +22,7 @@ from typing import Any, Dict, List
 import torch
 from lightning_fabric import Fabric
 
-from benchmarks.common import RESULTS, load, machine, save
+from benchmarks.common import RESULTS, load, machine, run_module, save
 from benchmarks.large import CHUNK, MODEL, graph
 from pyg_mmkgc.data import build_index, get_triples, seen_entities
 from pyg_mmkgc.data.io import atomic_path
@@ -145,12 +144,7 @@ def measure(row: str, num_entities: int, steps: int, folder: Path) -> Dict[str, 
 
 def start(row: str, num_entities: int, steps: int) -> Dict[str, Any]:
     r"""The same in a process of its own."""
-    out = subprocess.run(
-        [sys.executable, '-m', 'benchmarks.growth', row, '--sizes', str(num_entities), '--steps',
-         str(steps), '--child'], cwd=Path(__file__).parents[1],
-        env={**os.environ, 'OMP_NUM_THREADS': '1'}, stdout=subprocess.PIPE, text=True,
-        check=True).stdout
-    return json.loads(out.splitlines()[-1])
+    return run_module('growth', row, '--sizes', num_entities, '--steps', steps, '--child')
 
 
 def table(results: List[Dict[str, Any]]) -> str:

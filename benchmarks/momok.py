@@ -15,7 +15,6 @@ import os
 import random
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any, Callable, Dict, List, Tuple
 import torch
 from torch import Tensor
 
-from benchmarks.common import RESULTS, machine, save
+from benchmarks.common import RESULTS, machine, run_module, save
 from pyg_mmkgc.data import build_data, build_index, get_triples
 from pyg_mmkgc.evaluation import rank
 
@@ -187,14 +186,8 @@ def released(folder: Path, name: str, steps: int) -> Dict[str, Any]:
 
 def start(row: str, name: str, options: argparse.Namespace) -> Dict[str, Any]:
     r"""Run one row in a process of its own."""
-    command = [sys.executable, '-m', 'benchmarks.momok', row, '--sizes', name, '--steps',
-               str(options.steps), '--child']
-    if row == RELEASED:
-        command += ['--released', str(options.released)]
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
-    out = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment,
-                         stdout=subprocess.PIPE, text=True, check=True).stdout
-    return json.loads(out.splitlines()[-1])
+    released = ['--released', options.released] if row == RELEASED else []
+    return run_module('momok', row, '--sizes', name, '--steps', options.steps, '--child', *released)
 
 
 def table(results: List[Dict[str, Any]]) -> str:

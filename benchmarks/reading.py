@@ -6,7 +6,6 @@ of its own, and prints the table of all results. PYTHON (default: `$PYG_MMKGC_PY
 interpreter that has PyKEEN, which is kept out of our own environment.
 """
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -14,12 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from benchmarks.common import RESULTS, load, machine, save
+from benchmarks.common import ONE_THREAD, RESULTS, load, machine, run_code, save
 
 FOLDER = RESULTS / 'reading'
 NUM_RELATIONS = 500
 TRIPLES_PER_ENTITY = 10
-THREADS = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'ARROW_NUM_THREADS')
 
 #: A table with tabs of labels such as `entity 123456`; entities are drawn uniformly.
 WRITE = r"""
@@ -73,13 +71,7 @@ print(json.dumps({'version': __version__, 'seconds': seconds, 'peak_gib': peak,
 
 def measure(side: str, python: str, folder: str) -> Dict[str, Any]:
     r"""Read the table in a process of its own, with one thread."""
-    done = subprocess.run([python, '-c', SIDES[side] + MEASURE, folder], text=True,
-                          capture_output=True, check=False,
-                          env={**os.environ, **dict.fromkeys(THREADS, '1')})
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
-        return {'missing': reason}
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return run_code(python, SIDES[side] + MEASURE, folder, env={**os.environ, **ONE_THREAD})
 
 
 def run(total: int, pykeen: Optional[str]) -> List[Dict[str, Any]]:

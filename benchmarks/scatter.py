@@ -8,10 +8,8 @@ environment; each row says how often a kernel of torch-scatter was called.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 from unittest import mock
 
@@ -21,7 +19,7 @@ import torch_geometric.utils
 from torch import Tensor
 from torch_geometric.index import index2ptr
 
-from benchmarks.common import RESULTS, load, machine, save
+from benchmarks.common import RESULTS, load, machine, run_module, save
 
 FOLDER = RESULTS / 'scatter'
 NUM_ROWS = 15_000
@@ -86,10 +84,7 @@ def count_calls(run: Callable[[Tensor], Tensor], x: Tensor) -> int:
 
 def start(side: str, python: str) -> List[Dict[str, Any]]:
     r"""Measure in a process of its own, with one thread."""
-    out = subprocess.run([python, '-m', 'benchmarks.scatter', '--child', side], check=True,
-                         cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True,
-                         env={**os.environ, 'OMP_NUM_THREADS': '1'}).stdout
-    return json.loads(out.splitlines()[-1])
+    return run_module('scatter', '--child', side, python=python)
 
 
 def table(results: List[Dict[str, Any]]) -> str:

@@ -3,21 +3,14 @@ from typing import Optional
 
 import click
 
-from pyg_mmkgc.cli.base import dataset_options
+from pyg_mmkgc.cli.base import data_options, dataset_options
 
 EXAMPLE = 'pyg-mmkgc audit DB15K --plot audit.png'
 
 
 @click.command(epilog=f'\b\nExample:\n  {EXAMPLE}')
 @click.argument('dataset', metavar='NAME|FOLDER')
-@click.option('--root', metavar='DIR', show_default='$PYG_MMKGC_ROOT, else ./datasets',
-              help='The folder of all datasets.')
-@click.option('--mirror', metavar='DIR', show_default='$PYG_MMKGC_MIRROR, else none',
-              help='A folder or an address of the published files.')
-@click.option('--splits', metavar='official|clean', show_default='official',
-              help='The splits, where the dataset has both.')
-@click.option('--features', metavar='CHOICE', show_default="the dataset's own",
-              help="The features, where the dataset has a choice; 'none' for triples alone.")
+@data_options
 @click.option('--json', 'as_json', is_flag=True, help='Print JSON, and nothing else.')
 @click.option('--plot', metavar='FILE', help='Draw a PNG picture, too.')
 @click.option('--strict', is_flag=True, help='Exit with 1 if there is a finding of severity error.')
@@ -41,4 +34,3 @@ def audit(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optiona
     click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) if as_json else found)
     if strict and found.worst() == 'error':
         ctx.exit(1)
-

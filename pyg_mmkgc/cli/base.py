@@ -3,7 +3,7 @@ import errno
 import logging
 import sys
 from contextlib import redirect_stderr, suppress
-from typing import Any, Dict, Optional, TextIO
+from typing import Any, Callable, Dict, Optional, TextIO
 
 import click
 
@@ -14,6 +14,23 @@ INTERRUPTED = 130
 class CommandError(click.ClickException):
     r"""What a user can do something about: one line and exit code 2."""
     exit_code = 2
+
+
+def data_options(command: Callable) -> Callable:
+    r"""The options that say where a dataset comes from and which of its forms is meant."""
+    for option in reversed([
+            click.option('--root', metavar='DIR', show_default='$PYG_MMKGC_ROOT, else ./datasets',
+                         help='The folder of all datasets; atlas needs none.'),
+            click.option('--mirror', metavar='DIR', show_default='$PYG_MMKGC_MIRROR, else none',
+                         help='A folder or an address that holds <NAME>/<file> of the published '
+                         'files.'),
+            click.option('--splits', metavar='official|clean', show_default='official',
+                         help='The splits, where the dataset has both.'),
+            click.option('--features', metavar='CHOICE', show_default="the dataset's own",
+                         help='The features, where the dataset has a choice: auto, released, '
+                         'labels, none.')]):
+        command = option(command)
+    return command
 
 
 def dataset_options(splits: Optional[str], features: Optional[str]) -> Dict[str, Any]:

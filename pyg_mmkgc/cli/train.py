@@ -2,7 +2,7 @@ from typing import Optional, Tuple
 
 import click
 
-from pyg_mmkgc.cli.base import INTERRUPTED, dataset_options
+from pyg_mmkgc.cli.base import INTERRUPTED, data_options, dataset_options
 
 EXAMPLE = 'pyg-mmkgc train --dataset mkgw --splits clean --mirror ../shared/data --seed 1'
 
@@ -11,14 +11,7 @@ EXAMPLE = 'pyg-mmkgc train --dataset mkgw --splits clean --mirror ../shared/data
 @click.option('--dataset', default='atlas', metavar='NAME|FOLDER',
               help='The dataset: atlas, db15k, mkgw, mkgy, tiva, kvc16k, or a folder of your own. '
               'Case and hyphens do not matter.')
-@click.option('--root', metavar='DIR', show_default='$PYG_MMKGC_ROOT, else ./datasets',
-              help='The folder of all datasets; atlas needs none.')
-@click.option('--mirror', metavar='DIR', show_default='$PYG_MMKGC_MIRROR, else none',
-              help='A folder or an address that holds <NAME>/<file> of the published files.')
-@click.option('--splits', metavar='official|clean', show_default='official',
-              help='The splits, where the dataset has both.')
-@click.option('--features', metavar='CHOICE', show_default="the dataset's own",
-              help="The features, where the dataset has a choice: auto, released, labels, none.")
+@data_options
 @click.option('--model', default='mocme', metavar='NAME',
               help='The model: mocme, momok, additive or complex. Its recipe for the dataset is '
               'used, or the one that is named, such as mocme-db15k.')

@@ -355,17 +355,13 @@ def _gradient(p: Tensor) -> Tensor:
 class _Gates:
     r"""The steps of the weights of modalities on held-out triples."""
     def __init__(self, fabric: Fabric, model: KGModel, config: TrainConfig, loader: TripleLoader):
-        self.fabric, self.model, self.loader, self.steps = fabric, model, loader, config.gate_steps
+        self.fabric, self.model, self.steps = fabric, model, config.gate_steps
         self.optimizer = torch.optim.Adam(model.gates(), lr=config.gate_lr)
-        self.batches = iter(())
+        self.batches = chain.from_iterable(repeat(loader))
 
     def __call__(self) -> float:
         total = 0.0
-        for _ in range(self.steps):
-            batch = next(self.batches, None)
-            if batch is None:
-                self.batches = iter(self.loader)
-                batch = next(self.batches)
+        for batch in islice(self.batches, self.steps):
             self.optimizer.zero_grad()
             with self.fabric.autocast():
                 loss = self.model.gate_loss(*batch)
@@ -419,6 +415,7 @@ class _Best:
         self.epoch = epoch
         if self.state is None:
             self.state = copy.deepcopy(self.model.state_dict())
+            return
         for name, value in self.model.state_dict().items():
             self.state[name].copy_(value)  # Never two copies in memory.
 

@@ -31,3 +31,13 @@ def benchmark_facts():
         )
 
     return count
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(content, name='file.txt'):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return _write

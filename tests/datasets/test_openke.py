@@ -26,16 +26,6 @@ STATISTICS = {
 }
 
 
-@pytest.fixture
-def write(tmp_path):
-    def _write(content, name='file.txt'):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return _write
-
-
 def error_of(function, *args):
     with pytest.raises(ValueError, match='file.txt') as info:
         function(*args)

@@ -290,16 +290,6 @@ def test_valid_files_are_valid(kind, slow):
 # Files that are hard to read ######################################################################
 
 
-@pytest.fixture
-def write(tmp_path):
-    def _write(content, name='file.txt'):
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return _write
-
-
 READERS = {
     'names': (read_names, ()), 'triples': (read_triples, (NUM_ENTITIES, NUM_RELATIONS)),
     'descriptions': (read_descriptions, (NAMES, )), 'links': (read_links, (NAMES, )),

@@ -59,6 +59,12 @@ def entity_table(num_entities: int, channels: int, dtype: str, objective: str) -
     return Embedding(num_entities, channels, dtype=TABLE_DTYPES[dtype])
 
 
+def look_up(table: Embedding, index: Optional[Tensor] = None) -> Tensor:
+    r"""Rows of a table, all if none are named, in single precision at least."""
+    x = table.weight if index is None else table(index)
+    return x.to(torch.promote_types(x.dtype, torch.float))
+
+
 class KGModel(torch.nn.Module):
     r"""The base class of all models: turns entity ids into views and lets a decoder score them.
 

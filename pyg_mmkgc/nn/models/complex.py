@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import Embedding
 
 from pyg_mmkgc.nn.decoders import ComplExDecoder
-from pyg_mmkgc.nn.models.base import KGModel, entity_table
+from pyg_mmkgc.nn.models.base import KGModel, entity_table, look_up
 
 
 class ComplEx(KGModel):
@@ -37,8 +37,7 @@ class ComplEx(KGModel):
         torch.nn.init.normal_(self.structure.weight, std=self.init_scale)
 
     def encode(self, index: Optional[Tensor] = None) -> Tensor:
-        table = self.structure.weight if index is None else self.structure(index)
-        return table.to(torch.promote_types(table.dtype, torch.float))
+        return look_up(self.structure, index)
 
     def entity_tables(self) -> List[Embedding]:
         return [self.structure]

@@ -8,7 +8,7 @@ from torch_geometric.data import HeteroData
 from pyg_mmkgc.data import STRUCTURE, modality_dicts
 from pyg_mmkgc.data.memmap import MemoryMapped
 from pyg_mmkgc.nn.decoders import Decoder
-from pyg_mmkgc.nn.models.base import KGModel, Prepared, entity_table
+from pyg_mmkgc.nn.models.base import KGModel, Prepared, entity_table, look_up
 
 
 class MultiModalModel(KGModel):
@@ -153,8 +153,7 @@ class MultiModalModel(KGModel):
         mapped = self._fetch(index)
         for m in self.modalities:
             if m == STRUCTURE:
-                x = self.structure.weight if index is None else self.structure(index)
-                x, mask = x.to(torch.promote_types(x.dtype, torch.float)), self.seen
+                x, mask = look_up(self.structure, index), self.seen
             elif m in mapped:
                 x, mask = mapped[m], getattr(self, f'mask_{m}')
             else:
