@@ -12,7 +12,20 @@ from pyg_mmkgc.nn.decoders import (
 from pyg_mmkgc.nn.experts import ModalityExperts
 from pyg_mmkgc.nn.fusion import CMKF, AdaptiveFusion, EntityViews
 from pyg_mmkgc.nn.information import CLUB, InfoNCE, MutualInformation
-from pyg_mmkgc.nn.models import AdditiveComplEx, ComplEx, KGModel, MoCME, MoMoK, MultiModalModel
+from pyg_mmkgc.nn.models import (
+    AdditiveComplEx,
+    ComplEx,
+    DistMult,
+    KGModel,
+    LateFusion,
+    MoCME,
+    MoMoK,
+    MultiModalModel,
+    RotatE,
+    StructureModel,
+    TransE,
+    TuckER,
+)
 
 __all__ = classes = [
     'CLUB',
@@ -22,19 +35,25 @@ __all__ = classes = [
     'ComplEx',
     'ComplExDecoder',
     'Decoder',
+    'DistMult',
     'DistMultDecoder',
     'EncodedEntities',
     'EntityViews',
     'InfoNCE',
     'JointDecision',
     'KGModel',
+    'LateFusion',
     'MoCME',
     'MoCMEConv',
     'MoMoK',
     'ModalityExperts',
     'MultiModalModel',
     'MutualInformation',
+    'RotatE',
     'RotatEDecoder',
+    'StructureModel',
+    'TransE',
     'TransEDecoder',
+    'TuckER',
     'TuckERDecoder',
 ]

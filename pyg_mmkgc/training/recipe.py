@@ -20,7 +20,18 @@ from torch_geometric.data import HeteroData
 from pyg_mmkgc.data import EDGE, build_index, get_triples, seen_entities
 from pyg_mmkgc.data.io import PathLike
 from pyg_mmkgc.datasets import normalize_name
-from pyg_mmkgc.nn import AdditiveComplEx, ComplEx, KGModel, MoCME, MoMoK
+from pyg_mmkgc.nn import (
+    AdditiveComplEx,
+    ComplEx,
+    DistMult,
+    KGModel,
+    LateFusion,
+    MoCME,
+    MoMoK,
+    RotatE,
+    TransE,
+    TuckER,
+)
 from pyg_mmkgc.sampler import (
     EGNS,
     Bernoulli,
@@ -33,8 +44,13 @@ from pyg_mmkgc.training.trainer import TrainConfig
 MODELS: Dict[str, Type[KGModel]] = {
     'additive': AdditiveComplEx,
     'complex': ComplEx,
+    'distmult': DistMult,
+    'late_fusion': LateFusion,
     'mocme': MoCME,
     'momok': MoMoK,
+    'rotate': RotatE,
+    'transe': TransE,
+    'tucker': TuckER,
 }
 SAMPLERS: Dict[str, Type[TripleNegativeSampling]] = {
     'bernoulli': Bernoulli,

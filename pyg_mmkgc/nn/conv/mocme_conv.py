@@ -135,7 +135,8 @@ class MoCMEConv(MessagePassing):
 
     def encode(self, x_dict: Mapping[str, Tensor],
                mask_dict: Optional[Mapping[str, Tensor]] = None,
-               pool: Optional[Tensor] = None) -> EncodedEntities:
+               pool: Optional[Tensor] = None,
+               kept: Optional[Mapping[str, Tensor]] = None) -> EncodedEntities:
         r"""Everything about the entities that no relation and no edge changes.
 
         Args:
@@ -144,6 +145,8 @@ class MoCMEConv(MessagePassing):
                 has it, :math:`(N)`; a modality without a mask is there for all entities.
                 (default: :obj:`None`)
             pool (torch.Tensor, optional): See :meth:`CMKF.forward`. (default: :obj:`None`)
+            kept (Mapping[str, torch.Tensor], optional): See :meth:`CMKF.forward`.
+                (default: :obj:`None`)
         """
         if set(x_dict) != set(self.in_channels):
             raise ValueError(f"'x_dict' holds the modalities {sorted(x_dict)} (expected "
@@ -158,7 +161,7 @@ class MoCMEConv(MessagePassing):
             x = torch.where(mask.unsqueeze(-1), x, x.new_zeros(()))
             views[m], logits[m] = experts(x)
             masks[m] = mask
-        return EncodedEntities(self.fusion(views, masks, pool), logits)
+        return EncodedEntities(self.fusion(views, masks, pool, kept), logits)
 
     def weights(self, encoded: EncodedEntities,
                 rel_type: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
@@ -225,7 +228,7 @@ class MoCMEConv(MessagePassing):
             out = self.propagate(
                 edge_index, size=(num_entities, num_entities), views=encoded.views.views,
                 view_redundancy=encoded.views.view_redundancy,
-                modality_redundancy=encoded.views.modality_redundancy, mask=encoded.views.mask,
+                modality_redundancy=encoded.views.modality_redundancy, mask=encoded.views.kept,
                 gate_logits=torch.cat(list(encoded.gate_logits.values()), dim=1),
                 edge_type=edge_type, edge_weight=edge_weight)
         else:
@@ -239,7 +242,7 @@ class MoCMEConv(MessagePassing):
         logits = gate_logits_j.split(list(self.fusion.num_experts.values()), dim=1)
         neighbour = EncodedEntities(
             EntityViews(views_j, views_j[:, :0], view_redundancy_j, modality_redundancy_j, mask_j,
-                        ()), dict(zip(self.experts, logits, strict=True)))
+                        mask_j, ()), dict(zip(self.experts, logits, strict=True)))
         joint = self.joint(neighbour, edge_type)  # [E, C]
         relation = self.relation(edge_type)
         joint = joint * relation if self.composition == 'mult' else joint + relation
@@ -256,7 +259,7 @@ class MoCMEConv(MessagePassing):
         edge_weight = edge_weight.to(weight.dtype)
         weight = weight * edge_weight.unsqueeze(-1)
         # An entity without any modality sends its one vector with a weight of one:
-        missing = (~encoded.views.mask.any(dim=1)).index_select(0, src) * edge_weight
+        missing = (~encoded.views.kept.any(dim=1)).index_select(0, src) * edge_weight
 
         def total(table: Tensor, weight: Tensor, index: Tensor, *scale: Tensor) -> Tensor:
             return edge_sum(table, weight, index, dst, num_entities, *scale,

@@ -7,6 +7,15 @@ from pyg_mmkgc.nn.decoders.rotate import RotatEDecoder
 from pyg_mmkgc.nn.decoders.transe import TransEDecoder
 from pyg_mmkgc.nn.decoders.tucker import TuckERDecoder
 
+#: The decoders that are chosen by name.
+DECODERS = {
+    'complex': ComplExDecoder,
+    'distmult': DistMultDecoder,
+    'rotate': RotatEDecoder,
+    'transe': TransEDecoder,
+    'tucker': TuckERDecoder,
+}
+
 __all__ = classes = [
     'ComplExDecoder',
     'Decoder',

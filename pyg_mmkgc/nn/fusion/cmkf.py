@@ -19,6 +19,8 @@ class EntityViews(NamedTuple):
         view_redundancy (torch.Tensor): :math:`R_{m,k}` in nats, :math:`(N, J)`.
         modality_redundancy (torch.Tensor): :math:`R_m` in nats, :math:`(N, M)`.
         mask (torch.Tensor): Which entity has which modality, :math:`(N, M)`.
+        kept (torch.Tensor): Which of them the joint view is made of, :math:`(N, M)`; others are
+            dropped in this training step.
         reference (Tuple): Views :math:`(n, J, F)`, modality views :math:`(n, M, F)` and mask
             :math:`(n, M)` of the entities that information was contrasted with.
         sample (torch.Tensor, optional): The entities that information is learned from in this
@@ -29,6 +31,7 @@ class EntityViews(NamedTuple):
     view_redundancy: Tensor
     modality_redundancy: Tensor
     mask: Tensor
+    kept: Tensor
     reference: Tuple[Tensor, Tensor, Tensor]
     sample: Optional[Tensor] = None
 
@@ -158,7 +161,8 @@ class CMKF(torch.nn.Module):
         return [*self.intra.values(), *([] if self.inter is None else [self.inter])]
 
     def forward(self, views: Mapping[str, Tensor], mask: Mapping[str, Tensor],
-                pool: Optional[Tensor] = None) -> EntityViews:
+                pool: Optional[Tensor] = None,
+                kept: Optional[Mapping[str, Tensor]] = None) -> EntityViews:
         r"""Everything about a set of entities that no relation changes.
 
         Args:
@@ -167,9 +171,13 @@ class CMKF(torch.nn.Module):
                 :math:`(N)`.
             pool (torch.Tensor, optional): The entities that training may learn of, as row
                 numbers; nothing is contrasted with others. (default: all)
+            kept (Mapping[str, torch.Tensor], optional): For each modality, the entities whose
+                joint view it is part of, :math:`(N)`. (default: all that have it)
         """
         stacked = torch.cat([views[m] for m in self.num_experts], dim=1)  # [N, J, C]
         available = torch.stack([mask[m] for m in self.num_experts], dim=1)  # [N, M]
+        kept = available if kept is None else torch.stack(
+            [kept[m] for m in self.num_experts], dim=1)
         rows = sample = None
         if self.training:
             if pool is None:
@@ -206,7 +214,7 @@ class CMKF(torch.nn.Module):
                 self.bank_modality_views.copy_(bank_modality_views)
                 self.bank_mask.copy_(bank_mask)
         return EntityViews(stacked, modality_views, redundancy, modality_redundancy, available,
-                           (bank_views, bank_modality_views, bank_mask), sample)
+                           kept, (bank_views, bank_modality_views, bank_mask), sample)
 
     def weights(self, state: EntityViews, gate_logits: Mapping[str, Tensor],
                 rel_type: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
@@ -232,9 +240,9 @@ class CMKF(torch.nn.Module):
                 theta = theta + self.relation_weight(rel_type)
         scale = self.redundancy_scale.exp() / self.modality_temperature
         logits = theta - scale * state.modality_redundancy
-        logits = logits.masked_fill(~state.mask, torch.finfo(logits.dtype).min)
+        logits = logits.masked_fill(~state.kept, torch.finfo(logits.dtype).min)
         # The product makes the weight of a missing modality exactly zero, also if all are missing:
-        beta = logits.softmax(dim=-1) * state.mask  # [B, M]
+        beta = logits.softmax(dim=-1) * state.kept  # [B, M]
         weight = torch.cat([
             (gate_logits[m] - r / self.temperature).softmax(dim=-1)
             for m, r in zip(self.num_experts, self._split(state.view_redundancy), strict=True)
@@ -245,7 +253,7 @@ class CMKF(torch.nn.Module):
         r"""The joint view :math:`h`, :math:`(B, F)`, from what :meth:`weights` returns."""
         weight = torch.cat([w * beta[:, i:i + 1] for i, w in enumerate(self._split(weight))], dim=1)
         joint = torch.einsum('bj,bjc->bc', weight, state.views)
-        return torch.where(state.mask.any(dim=-1, keepdim=True), joint, self.missing)
+        return torch.where(state.kept.any(dim=-1, keepdim=True), joint, self.missing)
 
     def single(self, state: EntityViews, weight: Tensor) -> Dict[str, Tensor]:
         r"""The view of each modality alone, :math:`h_m = \sum_k w_{m,k} v_{m,k}`, :math:`(B, F)`;

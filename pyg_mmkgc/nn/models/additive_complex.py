@@ -51,6 +51,7 @@ class AdditiveComplEx(MultiModalModel):
 
     def encode(self, index: Optional[Tensor] = None) -> Tensor:
         x_dict, mask_dict = self.inputs(index)
+        mask_dict = self.drop(mask_dict)
         parts = []
         for m, x in x_dict.items():
             # What stands in a missing row must not matter, not even a NaN:

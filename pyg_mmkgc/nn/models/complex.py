@@ -1,14 +1,10 @@
-from typing import List, Optional
-
-import torch
-from torch import Tensor
-from torch.nn import Embedding
+from typing import Any
 
 from pyg_mmkgc.nn.decoders import ComplExDecoder
-from pyg_mmkgc.nn.models.base import KGModel, entity_table, look_up
+from pyg_mmkgc.nn.models.structure_model import StructureModel
 
 
-class ComplEx(KGModel):
+class ComplEx(StructureModel):
     r"""Structure-only ComplEx (`"Complex Embeddings for Simple Link Prediction"
     <https://arxiv.org/abs/1606.06357>`_) as it should be trained (`"Canonical Tensor Decomposition
     for Knowledge Base Completion" <https://arxiv.org/abs/1806.07297>`_): inverse relations, softmax
@@ -21,29 +17,10 @@ class ComplEx(KGModel):
             (default: :obj:`400`)
         init_scale (float, optional): Standard deviation of the initial vectors.
             (default: :obj:`1e-3`)
-        table_dtype (str, optional): See :class:`MultiModalModel`. (default: :obj:`"float32"`)
-        **kwargs (optional): Further arguments of :class:`KGModel`.
+        **kwargs (optional): Further arguments of :class:`StructureModel`.
     """
     def __init__(self, num_entities: int, num_relations: int, hidden_channels: int = 400,
-                 init_scale: float = 1e-3, table_dtype: str = 'float32', **kwargs):
+                 init_scale: float = 1e-3, **kwargs: Any):
         super().__init__(num_entities, num_relations, hidden_channels,
-                         ComplExDecoder(num_relations, hidden_channels, init_scale), **kwargs)
-        self.init_scale = init_scale
-        self.structure = entity_table(num_entities, hidden_channels, table_dtype, self.objective)
-        self.reset_parameters()
-
-    def reset_parameters(self):
-        super().reset_parameters()
-        torch.nn.init.normal_(self.structure.weight, std=self.init_scale)
-
-    def encode(self, index: Optional[Tensor] = None) -> Tensor:
-        return look_up(self.structure, index)
-
-    def entity_tables(self) -> List[Embedding]:
-        return [self.structure]
-
-    def head_vectors(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:
-        return encoded[row]
-
-    def candidate_vectors(self, encoded: Tensor) -> Tensor:
-        return encoded
+                         ComplExDecoder(num_relations, hidden_channels, init_scale), init_scale,
+                         **kwargs)

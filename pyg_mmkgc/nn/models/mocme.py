@@ -6,25 +6,11 @@ from torch.nn import Parameter
 
 from pyg_mmkgc.data import STRUCTURE
 from pyg_mmkgc.nn.conv import EncodedEntities, MoCMEConv
-from pyg_mmkgc.nn.decoders import (
-    ComplExDecoder,
-    DistMultDecoder,
-    JointDecision,
-    RotatEDecoder,
-    TransEDecoder,
-    TuckERDecoder,
-)
+from pyg_mmkgc.nn.decoders import DECODERS, JointDecision
 from pyg_mmkgc.nn.information import CLUB, InfoNCE
 from pyg_mmkgc.nn.models.base import Prepared
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
 
-DECODERS = {
-    'complex': ComplExDecoder,
-    'distmult': DistMultDecoder,
-    'rotate': RotatEDecoder,
-    'transe': TransEDecoder,
-    'tucker': TuckERDecoder,
-}
 ESTIMATORS = {'club': CLUB, 'info_nce': InfoNCE}
 #: The head over the fused view.
 JOINT = 'joint'
@@ -77,7 +63,8 @@ class MoCME(MultiModalModel):
         max_samples (int, optional): See :class:`CMKF`. (default: :obj:`256`)
         dropout (float or Dict[str, float], optional): Dropout on raw features, for all modalities
             but structure, or by name. (default: :obj:`0.2`)
-        modality_dropout (float or Dict[str, float], optional): See :class:`MultiModalModel`.
+        modality_dropout (float or Dict[str, float], optional): See :class:`MultiModalModel`; the
+            joint view goes without what is dropped, the heads of modalities keep theirs.
             (default: :obj:`0.2`, and :obj:`0.5` for structure)
         noise (float, optional): Noise of the experts' gates in training. (default: :obj:`0.0`)
         **kwargs (optional): Further arguments of :class:`MultiModalModel` and :class:`KGModel`.
@@ -140,9 +127,11 @@ class MoCME(MultiModalModel):
                 torch.eye(self.hidden_channels, device=weight.device).unsqueeze(1))
 
     def encode(self, index: Optional[Tensor] = None) -> EncodedEntities:
-        # Training looks at no entity that it has no triple of, not even at its features:
-        return self.conv.encode(*self.inputs(index),
-                                pool=self.seen_index if index is None else None)
+        x_dict, mask_dict = self.inputs(index)
+        # Training looks at no entity that it has no triple of, not even at its features. The joint
+        # view has to stand without a modality; a head is about its modality and nothing else.
+        return self.conv.encode(x_dict, mask_dict, self.seen_index if index is None else None,
+                                self.drop(mask_dict))
 
     def head_vectors(self, encoded: EncodedEntities, row: Tensor, rel_type: Tensor) -> Tensor:
         return self._vectors(encoded.select(row), rel_type)

@@ -190,7 +190,7 @@ class MoMoK(MultiModalModel):
 
     def encode(self, index: Optional[Tensor] = None) -> Entities:
         x_dict, mask_dict = self.inputs(index)
-        return Entities(x_dict, mask_dict)
+        return Entities(x_dict, self.drop(mask_dict))
 
     def head_vectors(self, encoded: Entities, row: Tensor, rel_type: Tensor) -> Tensor:
         return self._vectors(encoded.select(row), rel_type)

@@ -144,7 +144,7 @@ class MultiModalModel(KGModel):
         return sorted(self.channels)
 
     def inputs(self, index: Optional[Tensor] = None) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
-        r"""Raw features and masks of entities, in training after modality dropout.
+        r"""Raw features and masks of entities.
 
         Args:
             index (torch.Tensor, optional): Entity ids. (default: all entities)
@@ -161,9 +161,21 @@ class MultiModalModel(KGModel):
                 x = x if index is None else x[index]
             x_dict[m] = x
             mask_dict[m] = mask if index is None else mask[index]
-        if self.training and any(p > 0 for p in self.modality_dropout.values()):
-            mask_dict = self._drop(mask_dict)
         return x_dict, mask_dict
+
+    def drop(self, mask_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        r"""Masks after modality dropout, in training; else the masks themselves.
+
+        Args:
+            mask_dict (Dict[str, torch.Tensor]): For each modality, whether an entity has it.
+        """
+        if not self.training or not any(p > 0 for p in self.modality_dropout.values()):
+            return mask_dict
+        mask = torch.stack([mask_dict[m] for m in self.modalities], dim=1)  # [N, M]
+        p = torch.tensor([self.modality_dropout[m] for m in self.modalities], device=mask.device)
+        kept = mask & (torch.rand(mask.shape, device=mask.device) >= p)
+        kept = torch.where(kept.any(dim=1, keepdim=True), kept, mask)
+        return dict(zip(self.modalities, kept.unbind(1), strict=True))
 
     def _fetch(self, index: Optional[Tensor]) -> Dict[str, Tensor]:
         # The rows of memory-mapped features; those of a training batch are here already.
@@ -185,10 +197,3 @@ class MultiModalModel(KGModel):
         if out.entities is not None:
             self._fetched.append((out.entities, self._fetch(out.entities)))
         return out
-
-    def _drop(self, mask_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        mask = torch.stack([mask_dict[m] for m in self.modalities], dim=1)  # [N, M]
-        p = torch.tensor([self.modality_dropout[m] for m in self.modalities], device=mask.device)
-        kept = mask & (torch.rand(mask.shape, device=mask.device) >= p)
-        kept = torch.where(kept.any(dim=1, keepdim=True), kept, mask)
-        return dict(zip(self.modalities, kept.unbind(1), strict=True))

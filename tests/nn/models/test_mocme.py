@@ -187,11 +187,10 @@ def test_modality_dropout_reaches_the_weights(graph):
     model = make(graph, modality_dropout={'text': 0.9}, noise=0.0, dropout=0.0).train()
     torch.manual_seed(0)
     encoded = model.encode()
-    kept = encoded.views.mask[:, 2]
+    kept = encoded.views.kept[:, 2]
     assert int(kept.sum()) < 0.5 * int(model.mask_text.sum())
     _, beta = model.conv.weights(encoded)
     assert (beta[~kept, 2] == 0).all()
-    assert not model.candidate_vectors(encoded)[~kept, 3 * C:4 * C].any()
 
 
 @torch.no_grad()
@@ -222,3 +221,18 @@ def test_invalid_arguments_of_mocme(kwargs, match, graph):
 def test_a_modality_must_not_be_called_joint():
     with pytest.raises(ValueError, match="'in_channels' must not name 'joint'"):
         MoCME(N, R, {'joint': 3})
+
+
+def test_heads_keep_what_the_joint_view_drops(graph):
+    model = make(graph, modality_dropout=0.9, dropout=0.0).train()
+    torch.manual_seed(0)
+    encoded = model.encode()
+    dropped = encoded.views.mask & ~encoded.views.kept
+    assert dropped.any()
+    _, beta = model.conv.weights(encoded)
+    assert not beta[dropped].any()
+    _, views = model.conv.views(encoded)
+    for i, m in enumerate(model.modalities):
+        assert views[m][dropped[:, i]].abs().sum(dim=1).gt(0).all()
+    model.eval()
+    assert model.encode().views.kept.equal(encoded.views.mask)
