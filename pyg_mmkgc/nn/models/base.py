@@ -6,7 +6,7 @@ from torch.nn import Embedding
 from torch_geometric.data import HeteroData
 from torch_geometric.nn.kge.loader import KGTripletLoader
 
-from pyg_mmkgc.data import EDGE, TripleIndex, build_index, seen_entities
+from pyg_mmkgc.data import EDGE, TripleIndex, build_index, get_triples, seen_entities
 from pyg_mmkgc.evaluation import Ranks, compute_metrics, rank
 from pyg_mmkgc.nn.decoders.base import Decoder, Part
 from pyg_mmkgc.nn.reduction import Pairs
@@ -109,6 +109,9 @@ class KGModel(torch.nn.Module):
             (default: :obj:`None`)
         neg_weight (float, optional): The weight of the sampled part beside a loss over all
             entities. (default: :obj:`1.0`)
+        exclude_loops (bool, optional): If set to :obj:`True`, an entity is the last answer to a
+            question about itself wherever training has no triple :math:`(e, r, e)` of the relation.
+            (default: :obj:`False`)
 
     Raises:
         ValueError: If an argument is unknown or out of range, or a sampled loss has no sampler.
@@ -116,7 +119,8 @@ class KGModel(torch.nn.Module):
     def __init__(self, num_entities: int, num_relations: int, hidden_channels: int,
                  decoder: Decoder, objective: str = 'softmax', label_smoothing: float = 0.0,
                  smoothing_mass: Optional[float] = None, regularization: float = 0.0,
-                 neg_sampling: Optional[Any] = None, neg_weight: float = 1.0):
+                 neg_sampling: Optional[Any] = None, neg_weight: float = 1.0,
+                 exclude_loops: bool = False):
         super().__init__()
         if objective not in OBJECTIVES:
             raise ValueError(f"Unknown 'objective' {objective!r} (expected one of "
@@ -135,10 +139,13 @@ class KGModel(torch.nn.Module):
         self.regularization = regularization
         self.neg_sampling = neg_sampling
         self.neg_weight = neg_weight
+        self.exclude_loops = exclude_loops
         self.held_out_gates = False
         # What is known of the graph; not part of the saved model, `attach` brings it:
         self.register_buffer('seen', torch.ones(num_entities, dtype=torch.bool), persistent=False)
         self.register_buffer('seen_index', torch.arange(num_entities), persistent=False)
+        self.register_buffer('has_loops', torch.ones(2 * num_relations, dtype=torch.bool),
+                             persistent=False)
         self.known: Optional[TripleIndex] = None
         self._train_known: Optional[TripleIndex] = None
         self._test_candidates: Optional[Tensor] = None
@@ -162,6 +169,9 @@ class KGModel(torch.nn.Module):
                              f'{self.num_entities})')
         self.seen = seen_entities(data).to(self.seen.device)
         self.seen_index = self.seen.nonzero().view(-1)
+        head_index, rel_type, tail_index = get_triples(data, 'train')
+        loops = rel_type[head_index == tail_index].bincount(minlength=self.num_relations) > 0
+        self.has_loops = loops.repeat(2).to(self.seen.device)
         self.known = build_index(data)
         self._train_known = build_index(data, ['train']).to(self.seen.device)
         self._test_candidates = self.seen if data.get('candidates') == 'seen' else None
@@ -204,7 +214,9 @@ class KGModel(torch.nn.Module):
         head_row, tail_row = row.split(head_index.numel())
         encoded = self.encode(index)
         query = self.decoder.query(self.head_vectors(encoded, head_row, rel_type), rel_type)
-        return self.decoder.score(query, self.candidate_vectors(encoded)[tail_row])
+        score = self.decoder.score(query, self.candidate_vectors(encoded)[tail_row])
+        loop = self._excluded(head_index, rel_type) & (head_index == tail_index)
+        return score.masked_fill(loop, torch.finfo(score.dtype).min)
 
     def score_all(self, head_index: Tensor, rel_type: Tensor) -> Tensor:
         r"""Returns the scores of all entities as tails, :math:`(B, N)`.
@@ -239,9 +251,23 @@ class KGModel(torch.nn.Module):
                                                                   device=head_index.device)
             query = self.decoder.query(self.head_vectors(rows, row, rel_type), rel_type,
                                        self.decoder.distinct(rel_type))
-            return self.decoder.score_all(query, table[start:stop])
+            out = self.decoder.score_all(query, table[start:stop])
+            if not self.exclude_loops:
+                return out
+            # One number of each row, whichever there is if its own entity is none of these.
+            column = (head_index - start).clamp(0, stop - start - 1).unsqueeze(1)
+            loop = self._excluded(head_index, rel_type) & (head_index >= start)
+            loop = (loop & (head_index < stop)).unsqueeze(1)
+            value = out.gather(1, column).masked_fill(loop, torch.finfo(out.dtype).min)
+            return out.scatter(1, column, value)
 
         return score
+
+    def _excluded(self, head_index: Tensor, rel_type: Tensor) -> Tensor:
+        # The queries that their own entity is no answer to.
+        if not self.exclude_loops:
+            return torch.zeros_like(head_index, dtype=torch.bool)
+        return ~self.has_loops[rel_type]
 
     # Training ###################################################################################
 

@@ -578,6 +578,31 @@ def test_a_short_fit_lowers_the_loss(name, graph):
     assert losses[-1] < 0.9 * losses[0]
 
 
+# Loops ##########################################################################################
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['complex', 'mocme', 'late_fusion'])
+def test_an_entity_does_not_answer_itself_where_training_has_no_loop(name, graph):
+    data = graph[0].clone()
+    rel_type = data[EDGE].edge_type
+    data[EDGE].edge_index[:, rel_type != 1] = torch.tensor([[0], [2]])
+    data[EDGE].edge_index[:, rel_type == 1] = 4  # Relation 1 has loops, the others have none.
+    plain, model = (make(name, data, exclude_loops=exclude) for exclude in (False, True))
+    assert model.has_loops.tolist() == [False, True, False] * 2
+    head_index, rel_type = queries()
+    expected, out = (m.score_all(head_index, rel_type) for m in (plain, model))
+    loop = (head_index.unsqueeze(1) == torch.arange(N)) & (rel_type % R != 1).unsqueeze(1)
+    assert out[loop].eq(torch.finfo(out.dtype).min).all()
+    assert out[~loop].equal(expected[~loop])
+    scorer = model.scorer()
+    chunks = [scorer(head_index, rel_type, start, min(start + 5, N)) for start in range(0, N, 5)]
+    torch.testing.assert_close(torch.cat(chunks, dim=1), out, rtol=1e-4, atol=1e-4)
+    for tail in range(N):
+        torch.testing.assert_close(model(head_index, rel_type, torch.full_like(head_index, tail)),
+                                   out[:, tail], rtol=1e-4, atol=1e-4)
+
+
 # Modality dropout ###############################################################################
 
 
