@@ -166,6 +166,17 @@ def get_triples(data: HeteroData, split: str) -> Triples:
     return index[0], rel_type, index[1]
 
 
+def triples_of(data: HeteroData) -> HeteroData:
+    r"""A graph of the same entities and splits with nothing else in it; triples are not copied."""
+    out = HeteroData()
+    out['entity'].num_nodes = data['entity'].num_nodes
+    for key, value in data[EDGE].items():
+        if key == 'num_relations' or key.endswith(('edge_index', 'edge_type', '_edge_label_index',
+                                                   '_edge_label_type')):
+            out[EDGE][key] = value
+    return out
+
+
 def build_index(data: HeteroData, splits: Optional[Sequence[str]] = None) -> TripleIndex:
     r"""The :class:`TripleIndex` over the named splits (default: all that there are)."""
     splits = split_names(data) if splits is None else splits

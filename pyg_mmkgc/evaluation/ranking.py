@@ -1,6 +1,6 @@
 r"""The rank of each answer among all entities, found by counting."""
 from dataclasses import dataclass
-from typing import Optional, Protocol, Sequence, Tuple
+from typing import List, Optional, Protocol, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -203,6 +203,7 @@ def _count(scorer: Scorer, head_index: Tensor, rel_type: Tensor, tail_index: Ten
     # is scored once.
     counts = torch.zeros(3, head_index.numel(), dtype=torch.long, device=head_index.device)
     has_nan = torch.zeros_like(head_index, dtype=torch.bool)
+    blocks = _blocks_of_answers(known, head_index, rel_type)
     for chunk in [last, *range(last), *range(last + 1, num_chunks)]:
         if chunk != last:
             scores = None
@@ -215,12 +216,14 @@ def _count(scorer: Scorer, head_index: Tensor, rel_type: Tensor, tail_index: Ten
         counts[2] += is_candidate.sum()
 
         # Known answers leave, one row for each; the answer itself is among them if it is known.
-        row, entity = _answers_between(known, head_index, rel_type, start, stop)
-        leaves = candidates[entity] & (entity != tail_index[row])
-        known_score, own_score = scores[row, entity - start], answer[row, 0]
-        counts.index_add_(1, row, -torch.stack([(known_score > own_score) & leaves,
-                                                (known_score == own_score) & leaves,
-                                                leaves]).long())
+        for rows in blocks:
+            row, entity = _answers_between(known, head_index[rows], rel_type[rows], start, stop)
+            row += rows.start
+            leaves = candidates[entity] & (entity != tail_index[row])
+            known_score, own_score = scores[row, entity - start], answer[row, 0]
+            counts.index_add_(1, row, -torch.stack([(known_score > own_score) & leaves,
+                                                    (known_score == own_score) & leaves,
+                                                    leaves]).long())
 
         # The answer leaves by what it was counted as, which is a tie unless the scorer is not
         # deterministic, so that no rank can fall below one.
@@ -263,6 +266,15 @@ def _sum_rows(hit: Tensor) -> Tensor:
     blocks, rest = hit[:, :num_blocks * 128], hit[:, num_blocks * 128:]
     blocks = blocks.unflatten(1, (num_blocks, 128)).sum(dim=-1)
     return blocks.sum(dim=-1, dtype=torch.long) + rest.sum(dim=-1, dtype=torch.long)
+
+
+def _blocks_of_answers(known: TripleIndex, head_index: Tensor, rel_type: Tensor) -> List[slice]:
+    r"""Consecutive queries that have at most :obj:`BLOCK` known answers together, if none has more
+    than half of that: in a batch, many may ask the same of a hub."""
+    lower, upper = known.bounds(head_index, rel_type)
+    block = (upper - lower).cumsum(0) // max(1, BLOCK // 2)
+    ends = block.unique_consecutive(return_counts=True)[1].cumsum(0).tolist()
+    return [slice(start, stop) for start, stop in zip([0, *ends], ends, strict=False)]
 
 
 def _answers_between(known: TripleIndex, head_index: Tensor, rel_type: Tensor, start: int,

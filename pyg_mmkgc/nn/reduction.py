@@ -1,5 +1,5 @@
 r"""Losses over all candidates, without their scores in memory three times over."""
-from typing import Any, Optional, Tuple, Union
+from typing import Any, Iterator, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -7,13 +7,31 @@ from torch.autograd.function import once_differentiable
 
 #: Scores in a block, so that the passes over it find it in the cache of a CPU.
 BLOCK = 2**18
+#: Answers that are looked up at once.
+PIECE = 2**13
 REDUCTIONS = ('logsumexp', 'softplus')
 
 Pairs = Tuple[Tensor, Tensor]
 
 
+class Answers(NamedTuple):
+    r"""The known answers of queries, once for all queries that ask the same.
+
+    Args:
+        group (torch.Tensor): Which of the distinct queries each query is, :math:`(B)`.
+        num_groups (int): The number of distinct queries.
+        row (torch.Tensor): The distinct query of each answer, :math:`(A)`.
+        entity (torch.Tensor): The answers, :math:`(A)`.
+    """
+    group: Tensor
+    num_groups: int
+    row: Tensor
+    entity: Tensor
+
+
 def reduce_scores(query: Tensor, table: Tensor, reduction: str, allowed: Optional[Tensor] = None,
                   pairs: Optional[Pairs] = None, mass: Union[float, Tensor] = 0.0,
+                  answers: Optional[Answers] = None, answer_mass: float = 1.0,
                   ) -> Tuple[Tensor, Optional[Tensor]]:
     r"""What a loss needs of the scores :math:`s_{ij} = \langle q_i, t_j \rangle` of all candidates.
 
@@ -40,6 +58,9 @@ def reduce_scores(query: Tensor, table: Tensor, reduction: str, allowed: Optiona
         mass (float or torch.Tensor, optional): What :math:`\sum_j s_{ij}` over the same
             candidates is subtracted with, for the label smoothing of either loss.
             (default: :obj:`0.0`)
+        answers (Answers, optional): Answers, whose scores are subtracted if they are allowed. They
+            are no more than a sum of candidates for each distinct query. (default: none)
+        answer_mass (float, optional): What these are subtracted with. (default: :obj:`1.0`)
 
     Returns:
         (torch.Tensor, torch.Tensor): The sums :math:`(B)`, and the scores :math:`(P)` of
@@ -50,7 +71,8 @@ def reduce_scores(query: Tensor, table: Tensor, reduction: str, allowed: Optiona
     """
     _check(reduction)
     row, column = (None, None) if pairs is None else pairs
-    total, picked = _Reduction.apply(query, table, reduction, allowed, row, column)
+    total, picked = _Reduction.apply(query, table, reduction, allowed, row, column, answers,
+                                     answer_mass)
     if isinstance(mass, Tensor) or mass != 0:
         summed = table.sum(dim=0) if allowed is None else allowed.to(table.dtype) @ table
         total = total - mass * (query @ summed)
@@ -59,59 +81,96 @@ def reduce_scores(query: Tensor, table: Tensor, reduction: str, allowed: Optiona
 
 def reduce_materialized(score: Tensor, reduction: str, allowed: Optional[Tensor] = None,
                         pairs: Optional[Pairs] = None, mass: Union[float, Tensor] = 0.0,
+                        answers: Optional[Answers] = None, answer_mass: float = 1.0,
                         ) -> Tuple[Tensor, Optional[Tensor]]:
     r"""The same as :func:`reduce_scores` of scores :math:`(B, N)` that are no dot products."""
     _check(reduction)
     picked = None if pairs is None else score[pairs]
     # An addition costs nothing in the backward pass, a masked fill a copy of all scores.
-    biased = score if allowed is None else score + _bias(score[0], allowed)
+    biased = score if allowed is None else score + additive_mask(allowed, score.dtype)
     total = (biased.logsumexp(dim=1) if reduction == 'logsumexp' else
              torch.nn.functional.softplus(biased).sum(dim=1))
     if isinstance(mass, Tensor) or mass != 0:
         total = total - mass * (score if allowed is None else score * allowed).sum(dim=1)
+    if answers is not None:
+        true = torch.zeros(answers.num_groups, score.size(1), dtype=torch.bool,
+                           device=score.device)
+        true[answers.row, answers.entity] = True
+        true = true if allowed is None else true & allowed
+        total = total - answer_mass * (score * true[answers.group]).sum(dim=1)
     return total, picked
 
 
 class _Reduction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, table: Tensor, reduction: str, allowed: Optional[Tensor],
-                row: Optional[Tensor], column: Optional[Tensor]) -> Tuple[Tensor, Optional[Tensor]]:
-        device = query.device.type
-        dtype = (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device)
-                 else query.dtype)
+                row: Optional[Tensor], column: Optional[Tensor], answers: Optional[Answers],
+                answer_mass: float) -> Tuple[Tensor, Optional[Tensor]]:
+        device, dtype = query.device.type, autocast_dtype(query)
         ctx.dtypes = query.dtype, table.dtype
         with torch.autocast(device, enabled=False):
             query, table = query.to(dtype), table.to(dtype)
             score = query @ table.t()  # [B, N]
             position = None if row is None else row * score.size(1) + column
             picked = None if position is None else score.view(-1)[position]
-            bias = None if allowed is None else _bias(score[0], allowed)
+            bias = None if allowed is None else additive_mask(allowed, score.dtype)
             rows = score.size(0) if device != 'cpu' else max(1, BLOCK // max(1, score.size(1)))
             total = torch.cat([_reduce_(block if bias is None else block.add_(bias), reduction)
                                for block in score.split(rows)])
-        ctx.save_for_backward(query, table, score, position)
+            summed = None
+            if answers is not None:
+                summed = total.new_zeros(answers.num_groups, query.size(1))
+                for source, target, weight in _pieces(answers, allowed, total.dtype):
+                    summed.index_add_(0, target, table[source].to(total.dtype).mul_(weight))
+                total -= answer_mass * (query * summed[answers.group]).sum(dim=1)
+        ctx.answers, ctx.answer_mass, ctx.allowed = answers, answer_mass, allowed
+        ctx.save_for_backward(query, table, score, position, summed)
         return total, picked
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, total_grad: Tensor,
                  picked_grad: Optional[Tensor]) -> Tuple[Optional[Tensor], ...]:
-        query, table, score, position = ctx.saved_tensors
+        query, table, score, position, summed = ctx.saved_tensors
         with torch.autocast(query.device.type, enabled=False):
             # Means over queries and candidates would make small numbers denormal, which slow a
             # CPU down tenfold, so their scale stays outside the buffer.
-            scale = total_grad.abs().amax()
+            scale = total_grad.unsqueeze(1)  # [B, 1]
             if position is not None and position.numel() > 0:
-                scale = torch.maximum(scale, picked_grad.abs().amax().to(scale.dtype))
-            scale = scale.clamp(min=torch.finfo(scale.dtype).tiny)
-            # In place: the buffer is ours.
-            score *= (total_grad / scale).to(score.dtype).unsqueeze(1)
-            if position is not None:
+                scale = torch.maximum(total_grad.abs().amax(),
+                                      picked_grad.abs().amax().to(total_grad.dtype))
+                scale = scale.clamp(min=torch.finfo(scale.dtype).tiny)
+                # In place: the buffer is ours.
+                score *= (total_grad / scale).to(score.dtype).unsqueeze(1)
                 # Flat, since `scatter_add_` in half precision copies the whole buffer.
                 score.view(-1).index_add_(0, position, (picked_grad / scale).to(score.dtype))
             grad_query = (score @ table).to(ctx.dtypes[0]).mul_(scale.to(ctx.dtypes[0]))
             grad_table = (score.t() @ (query * scale.to(query.dtype))).to(ctx.dtypes[1])
-        return grad_query, grad_table, None, None, None, None
+            if summed is not None:
+                answers, weight = ctx.answers, -ctx.answer_mass * total_grad.unsqueeze(1)
+                grad_query.addcmul_(summed[answers.group].to(grad_query.dtype),
+                                    weight.to(grad_query.dtype))
+                grad_summed = torch.zeros_like(summed).index_add_(0, answers.group, query * weight)
+                for source, target, weight in _pieces(answers, ctx.allowed, summed.dtype):
+                    grad_table.index_add_(0, source, grad_summed[target].mul_(weight).to(
+                        grad_table.dtype))
+        return grad_query, grad_table, None, None, None, None, None, None
+
+
+def _pieces(answers: Answers, allowed: Optional[Tensor],
+            dtype: torch.dtype) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
+    # Entities, distinct queries and weights [n, 1] of some answers at a time, so that a hub takes
+    # no memory for a vector of each.
+    for entity, row in zip(answers.entity.split(PIECE), answers.row.split(PIECE), strict=True):
+        weight = (torch.ones_like(entity, dtype=dtype) if allowed is None else
+                  allowed[entity].to(dtype))
+        yield entity, row, weight.unsqueeze(1)
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    r"""The type that a product of :obj:`x` has here."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _check(reduction: str) -> None:
@@ -119,8 +178,9 @@ def _check(reduction: str) -> None:
         raise ValueError(f'Unknown reduction {reduction!r} (expected one of {list(REDUCTIONS)})')
 
 
-def _bias(like: Tensor, allowed: Tensor) -> Tensor:
-    return torch.zeros_like(like).masked_fill_(~allowed, torch.finfo(like.dtype).min)
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    r"""Zero where allowed, and else what leaves nothing of a score that it is added to."""
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
 def _reduce_(score: Tensor, reduction: str) -> Tensor:

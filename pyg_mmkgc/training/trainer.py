@@ -8,11 +8,12 @@ from dataclasses import dataclass, fields
 from inspect import signature
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Type
 
 import torch
 from lightning_fabric import Fabric, seed_everything
 from torch import Tensor
+from torch.optim import Optimizer
 from torch_geometric.data import HeteroData
 from tqdm import tqdm
 
@@ -302,16 +303,14 @@ class _Steps:
                                   ([p for p in tables if id(p) in rows], ROW_OPTIMIZERS)]:
             if group:
                 optimizer = optimizers[config.optimizer]
-                # One pass over each table instead of five, where torch has it.
-                fused = {'fused': True} if (
-                    'fused' in signature(optimizer).parameters
-                    and all(p.device.type in ('cpu', 'cuda') for p in group)) else {}
-                self.main.append(optimizer(group, lr=config.lr, **fused))
+                self.main.append(optimizer(group, lr=config.lr, **_fused(optimizer, group)))
         if dense:
             self.main.append(torch.optim.AdamW(dense, lr=config.dense_lr,
-                                               weight_decay=config.dense_weight_decay))
+                                               weight_decay=config.dense_weight_decay,
+                                               **_fused(torch.optim.AdamW, dense)))
         if alternating:
-            self.alternating = torch.optim.Adam(alternating, lr=config.dense_lr)
+            self.alternating = torch.optim.Adam(alternating, lr=config.dense_lr,
+                                                **_fused(torch.optim.Adam, alternating))
 
     def __call__(self, batch: Tuple[Tensor, Tensor, Tensor],
                  prepared: Prepared) -> Dict[str, Tensor]:
@@ -340,6 +339,13 @@ class _Steps:
         r"""Leave the model with the dense gradients that it came with."""
         for table in self.sparse:
             table.sparse = False
+
+
+def _fused(optimizer: Type[Optimizer], params: List[Tensor]) -> Dict[str, bool]:
+    # One pass over each parameter instead of five, where torch has it.
+    return {'fused': True} if (
+        'fused' in signature(optimizer).parameters
+        and all(p.device.type in ('cpu', 'cuda') for p in params)) else {}
 
 
 def _gradient(p: Tensor) -> Tensor:

@@ -288,7 +288,8 @@ def test_loss_and_gradients_equal_the_plain_ones(name, objective, options, graph
     largest = max(float(grad.norm()) for grad in expected_grads.values())
     for key, grad in gradients(loss, single).items():
         error = float((grad.double() - expected_grads[key]).norm())
-        assert error <= 1e-5 * max(float(expected_grads[key].norm()), 1e-2 * largest), key
+        # Small ones are differences of larger ones.
+        assert error <= 1e-5 * max(float(expected_grads[key].norm()), 2e-2 * largest), key
 
 
 @pytest.mark.parametrize('name', [name for name in MODELS if 'mocme' in name])

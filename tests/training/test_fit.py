@@ -53,7 +53,7 @@ def test_spent_validation_is_not_used(monkeypatch, caplog):
 
     def spy(self, model, data):
         seen.append((get_triples(data, 'train'), get_triples(data, 'val'), self.config.select,
-                     self.config.epochs, model._train_known))
+                     self.config.epochs, model.train_known))
         return fit_trainer(self, model, data)
 
     monkeypatch.setattr(Trainer, 'fit', spy)

@@ -1,10 +1,19 @@
-from typing import Dict, NamedTuple, Optional, Tuple, Union
+from typing import Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch.nn import Embedding
 
-from pyg_mmkgc.nn.reduction import Pairs, reduce_materialized, reduce_scores
+from pyg_mmkgc.nn.reduction import (
+    Answers,
+    Pairs,
+    autocast_dtype,
+    reduce_materialized,
+    reduce_scores,
+)
+
+Query = Callable[[Tensor, Tensor, Optional[Tensor]], Tensor]
+Scores = Callable[[Tensor, Tensor, int, int], Tensor]
 
 
 class Part(NamedTuple):
@@ -89,6 +98,27 @@ class Decoder(torch.nn.Module):
         """
         raise NotImplementedError
 
+    def frozen_query(self) -> Query:
+        r"""A function like :meth:`query` for batch after batch while no weight changes, which
+        may keep what belongs to relations."""
+        return self.query
+
+    def scorer(self, candidates: Tensor) -> Scores:
+        r"""A function ``(head, rel_type, start, stop)`` that scores a range of candidates while no
+        weight changes, with everything that does not depend on the query computed once.
+
+        Args:
+            candidates (torch.Tensor): All candidates :math:`(N, C)`.
+        """
+        # Else autocast would cast them for each batch.
+        table, query = candidates.to(autocast_dtype(candidates)), self.frozen_query()
+
+        def score(head: Tensor, rel_type: Tensor, start: int, stop: int) -> Tensor:
+            return self.score_all(query(head, rel_type, self.distinct(rel_type)),
+                                  table[start:stop])
+
+        return score
+
     def score(self, query: Tensor, tail: Tensor) -> Tensor:
         r"""Compares queries with tails, broadcasting all dimensions but the last.
 
@@ -110,10 +140,12 @@ class Decoder(torch.nn.Module):
 
     def reduce(self, query: Tensor, candidates: Tensor, reduction: str,
                allowed: Optional[Tensor] = None, pairs: Optional[Pairs] = None,
-               mass: Union[float, Tensor] = 0.0) -> Tuple[Tensor, Optional[Tensor]]:
+               mass: Union[float, Tensor] = 0.0, answers: Optional[Answers] = None,
+               answer_mass: float = 1.0) -> Tuple[Tensor, Optional[Tensor]]:
         r"""What a loss over all candidates needs of :meth:`score_all`, see
         :func:`~pyg_mmkgc.nn.reduction.reduce_scores`, whose arguments these are."""
-        return reduce_scores(query, candidates, reduction, allowed, pairs, mass)
+        return reduce_scores(query, candidates, reduction, allowed, pairs, mass, answers,
+                             answer_mass)
 
     def parts(self, query: Tensor, candidates: Tensor) -> Dict[str, Part]:
         r"""What is trained with a loss of its own, by name: here just this decoder."""
@@ -168,11 +200,17 @@ class Decoder(torch.nn.Module):
 
 class MetricDecoder(Decoder):
     r"""A decoder that compares by something else than a dot product."""
+    def scorer(self, candidates: Tensor) -> Scores:
+        query = self.frozen_query()
+        return lambda head, rel_type, start, stop: self.score_all(
+            query(head, rel_type, self.distinct(rel_type)), candidates[start:stop])
+
     def reduce(self, query: Tensor, candidates: Tensor, reduction: str,
                allowed: Optional[Tensor] = None, pairs: Optional[Pairs] = None,
-               mass: Union[float, Tensor] = 0.0) -> Tuple[Tensor, Optional[Tensor]]:
+               mass: Union[float, Tensor] = 0.0, answers: Optional[Answers] = None,
+               answer_mass: float = 1.0) -> Tuple[Tensor, Optional[Tensor]]:
         return reduce_materialized(self.score_all(query, candidates), reduction, allowed, pairs,
-                                   mass)
+                                   mass, answers, answer_mass)
 
 
 class ComplexSpaceDecoder(Decoder):

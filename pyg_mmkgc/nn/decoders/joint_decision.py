@@ -1,12 +1,20 @@
-from typing import Dict, Iterable, List, Mapping, Optional, Tuple, Union
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch.nn import Embedding
 from torch_geometric.nn.inits import zeros
 
-from pyg_mmkgc.nn.decoders.base import Decoder, MetricDecoder, Part
-from pyg_mmkgc.nn.reduction import BLOCK, Pairs, reduce_materialized, reduce_scores
+from pyg_mmkgc.nn.decoders.base import Decoder, MetricDecoder, Part, Query, Scores
+from pyg_mmkgc.nn.reduction import (
+    BLOCK,
+    Answers,
+    Pairs,
+    additive_mask,
+    autocast_dtype,
+    reduce_materialized,
+    reduce_scores,
+)
 
 
 class JointDecision(torch.nn.Module):
@@ -97,11 +105,35 @@ class JointDecision(torch.nn.Module):
 
     def query(self, head: Tensor, rel_type: Tensor, distinct: Optional[Tensor] = None) -> Tensor:
         r"""What a tail is compared with, :math:`(B, VC + V)`; see :meth:`Decoder.query`."""
-        queries = [
-            decoder.query(x, rel_type, distinct)
-            for decoder, (x, _) in zip(self.decoders.values(), self._split(head), strict=True)
-        ]
-        return torch.cat([*queries, self.gate(rel_type) * head[..., -len(self.decoders):]], dim=-1)
+        return self._join([decoder.query for decoder in self.decoders.values()], head, rel_type,
+                          distinct)
+
+    def frozen_query(self) -> Query:
+        r"""See :meth:`Decoder.frozen_query`."""
+        queries = [decoder.frozen_query() for decoder in self.decoders.values()]
+        return lambda head, rel_type, distinct=None: self._join(queries, head, rel_type, distinct)
+
+    def scorer(self, candidates: Tensor) -> Scores:
+        r"""See :meth:`Decoder.scorer`."""
+        query, table = self.frozen_query(), candidates
+        if self._is_product:
+            table = self._weigh(candidates)
+        if not any(isinstance(decoder, MetricDecoder) for decoder in self.decoders.values()):
+            table = table.to(autocast_dtype(table))
+
+        def score(head: Tensor, rel_type: Tensor, start: int, stop: int) -> Tensor:
+            q = query(head, rel_type, self.distinct(rel_type))
+            if self._is_product:
+                return self._weigh(q) @ table[start:stop].t()
+            return self.score_all(q, table[start:stop])
+
+        return score
+
+    def _join(self, queries: Sequence[Query], head: Tensor, rel_type: Tensor,
+              distinct: Optional[Tensor]) -> Tensor:
+        out = [query(x, rel_type, distinct)
+               for query, (x, _) in zip(queries, self._split(head), strict=True)]
+        return torch.cat([*out, self.gate(rel_type) * head[..., -len(self.decoders):]], dim=-1)
 
     def score(self, query: Tensor, tail: Tensor) -> Tensor:
         r"""Compares queries with tails, broadcasting all dimensions but the last."""
@@ -115,32 +147,38 @@ class JointDecision(torch.nn.Module):
         if self._is_product:
             return self._weigh(query) @ self._weigh(candidates).t()
         rows = candidates.size(0) if query.device.type != 'cpu' else BLOCK // max(1, query.size(0))
-        return torch.cat([self._score_block(query, block)
-                          for block in candidates.split(max(1, rows))], dim=1)
+        out = query.new_zeros(query.size(0), candidates.size(0))
+        for start in range(0, candidates.size(0), max(1, rows)):
+            block = slice(start, start + max(1, rows))
+            self._add_scores(query, candidates[block], out[:, block])
+        return out
 
-    def _score_block(self, query: Tensor, candidates: Tensor) -> Tensor:
+    def _add_scores(self, query: Tensor, candidates: Tensor, out: Tensor) -> None:
         num_views = len(self.decoders)
         # In one piece: column by column, they would be read from all over the candidates.
-        gates, has = query[:, -num_views:], candidates[:, -num_views:].t().contiguous()
-        scores = (part.decoder.score_all(part.query, part.candidates)
-                  for part in self.parts(query, candidates).values())
-        if not self.average:
-            return sum(score * has[i] * gates[:, i:i + 1] for i, score in enumerate(scores))
-        out = query.new_zeros(query.size(0), candidates.size(0))
-        for i, score in enumerate(scores):
-            out = out.addcmul(score.to(out.dtype).sigmoid() * has[i], gates[:, i:i + 1])
-        return out / (gates @ has).clamp(min=1)
+        gates = query[:, -num_views:]
+        has = candidates[:, -num_views:].to(out.dtype).t().contiguous()
+        for i, part in enumerate(self.parts(query, candidates).values()):
+            score = part.decoder.score_all(part.query, part.candidates).to(out.dtype)
+            if self.average:  # In place, by which the probability of what is not there is zero.
+                score = score.add_(additive_mask(has[i] > 0, score.dtype)).sigmoid_()
+                out.addcmul_(score, gates[:, i:i + 1])
+            else:
+                out.addcmul_(score, gates[:, i:i + 1] * has[i])
+        if self.average:
+            out.div_((gates @ has).clamp_(min=1))
 
     def reduce(self, query: Tensor, candidates: Tensor, reduction: str,
                allowed: Optional[Tensor] = None, pairs: Optional[Pairs] = None,
-               mass: Union[float, Tensor] = 0.0) -> Tuple[Tensor, Optional[Tensor]]:
+               mass: Union[float, Tensor] = 0.0, answers: Optional[Answers] = None,
+               answer_mass: float = 1.0) -> Tuple[Tensor, Optional[Tensor]]:
         r"""What a loss over all candidates needs of the joint decision; see
         :meth:`Decoder.reduce`."""
         if self._is_product:
             return reduce_scores(self._weigh(query), self._weigh(candidates), reduction, allowed,
-                                 pairs, mass)
+                                 pairs, mass, answers, answer_mass)
         return reduce_materialized(self.score_all(query, candidates), reduction, allowed, pairs,
-                                   mass)
+                                   mass, answers, answer_mass)
 
     def combine(self, query: Tensor, candidates: Tensor, scores: Dict[str, Tensor],
                 index: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 from torch.utils.checkpoint import checkpoint
 
-from pyg_mmkgc.nn.decoders.base import Decoder
+from pyg_mmkgc.nn.decoders.base import Decoder, Query
+from pyg_mmkgc.nn.dropout import dropout
 
 #: Elements of the largest intermediate tensor of :meth:`TuckERDecoder.query` (256 MB in float32).
 MAX_NUMEL = 2**26
@@ -70,22 +71,45 @@ class TuckERDecoder(Decoder):
         return rel_type.unique()
 
     def query(self, head: Tensor, rel_type: Tensor, distinct: Optional[Tensor] = None) -> Tensor:
-        head = F.dropout(head, self.input_dropout, self.training)
+        head = dropout(head, self.input_dropout, self.training)
         num_rows = 2 * self.num_relations if distinct is None else distinct.numel()
         if num_rows <= head.size(0) and num_rows * self.channels**2 <= MAX_NUMEL:
             out = (self._query_by_relation(head, rel_type) if distinct is None else
                    self._query_by_relation(head, torch.searchsorted(distinct, rel_type), distinct))
         else:
             out = self._query_by_channel(head, self.relation(rel_type))
-        return F.dropout(out, self.hidden_dropout, self.training)
+        return dropout(out, self.hidden_dropout, self.training)
+
+    def frozen_query(self) -> Query:
+        # As many queries as relations pay for all matrices, one product instead of many thin ones.
+        matrix, num_queries, num_rows = None, 0, 2 * self.num_relations
+
+        def query(head: Tensor, rel_type: Tensor, distinct: Optional[Tensor] = None) -> Tensor:
+            nonlocal matrix, num_queries
+            num_queries += rel_type.numel()
+            if (self.training or torch.is_grad_enabled() or distinct is None
+                    or num_queries < num_rows or num_rows * self.channels**2 > MAX_NUMEL):
+                return self.query(head, rel_type, distinct)
+            if matrix is None:
+                matrix = self._matrix(self.rel_emb.weight)
+            return self._query_by_matrix(head, torch.searchsorted(distinct, rel_type),
+                                         matrix[distinct], named=True)
+
+        return query
+
+    def _matrix(self, relation: Tensor) -> Tensor:
+        return (relation @ self.core.flatten(1)).view(-1, *self.core.shape[1:])
 
     def _query_by_relation(self, head: Tensor, rel_type: Tensor,
                            distinct: Optional[Tensor] = None) -> Tensor:
         # With `distinct`, `rel_type` holds positions in it.
         relation = self.rel_emb.weight if distinct is None else self.relation(distinct)
-        num_rows, device = relation.size(0), head.device
-        matrix = (relation @ self.core.flatten(1)).view(num_rows, *self.core.shape[1:])
-        if distinct is not None and device.type == 'cpu':
+        return self._query_by_matrix(head, rel_type, self._matrix(relation), distinct is not None)
+
+    def _query_by_matrix(self, head: Tensor, rel_type: Tensor, matrix: Tensor,
+                         named: bool) -> Tensor:
+        num_rows, device = matrix.size(0), head.device
+        if named and device.type == 'cpu':
             # The host is here anyway and knows all sizes, and copies of matrices are dear:
             perm = rel_type.argsort()
             out = _GroupedMM.apply(head[perm].to(matrix.dtype), matrix,

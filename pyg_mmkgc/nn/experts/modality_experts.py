@@ -5,6 +5,8 @@ from torch import Tensor
 from torch.nn import Embedding
 from torch_geometric.nn.inits import glorot, zeros
 
+from pyg_mmkgc.nn.dropout import dropout
+
 
 class ModalityExperts(torch.nn.Module):
     r"""A mixture of :math:`K` experts that look at one modality in :math:`K` ways, and the gate
@@ -103,7 +105,7 @@ class ModalityExperts(torch.nn.Module):
         Args:
             x (torch.Tensor): Raw features :math:`(N, F_{in})`.
         """
-        x = torch.nn.functional.dropout(x, self.dropout, self.training)
+        x = dropout(x, self.dropout, self.training)
         views = torch.addmm(self.bias, x, self.weight)
         views = views.view(-1, self.num_experts, self.out_channels)  # [N, K, C]
         if self.num_experts == 1:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.inits import glorot, zeros
 
+from pyg_mmkgc.nn.dropout import dropout
+
 
 class AdaptiveFusion(torch.nn.Module):
     r"""The adaptive fusion of MoMoK (`"Multiple Heads are Better than One: Mixture of Modality
@@ -74,7 +76,7 @@ class AdaptiveFusion(torch.nn.Module):
         """
         mapped = []
         for m in self.modalities:
-            x = torch.nn.functional.dropout(views[m], self.dropout, self.training)
+            x = dropout(views[m], self.dropout, self.training)
             x = torch.addmm(self.bias[m], x, self.weight[m]).relu()
             mapped.append(x.view(-1, self.num_branches, self.channels))  # [N, B, C]
         available = torch.stack([mask[m] for m in self.modalities], dim=1).unsqueeze(-1)

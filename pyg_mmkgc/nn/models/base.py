@@ -7,9 +7,10 @@ from torch_geometric.data import HeteroData
 from torch_geometric.nn.kge.loader import KGTripletLoader
 
 from pyg_mmkgc.data import EDGE, TripleIndex, build_index, get_triples, seen_entities
+from pyg_mmkgc.data.hetero import triples_of
 from pyg_mmkgc.evaluation import Ranks, compute_metrics, rank
 from pyg_mmkgc.nn.decoders.base import Decoder, Part
-from pyg_mmkgc.nn.reduction import Pairs
+from pyg_mmkgc.nn.reduction import Answers, Pairs
 
 OBJECTIVES = ('softmax', 'bce', 'sampled')
 #: Types of the numbers of a table of entities; None is torch's default.
@@ -23,7 +24,9 @@ class Prepared(NamedTuple):
 
     Args:
         relations (torch.Tensor, optional): The distinct relations, see :meth:`Decoder.distinct`.
-        positives (Tuple[torch.Tensor, torch.Tensor], optional): Row and entity of all answers.
+        answers (Answers, optional): What training knows to be true.
+        positives (Tuple[torch.Tensor, torch.Tensor], optional): Row and entity of the triples that
+            are true beside these.
         neg_index (torch.Tensor, optional): Negatives :math:`(B, n)`.
         neg_mask (torch.Tensor, optional): Which of them count, :math:`(B, n)`.
         entities (torch.Tensor, optional): The distinct entities of the batch and its negatives.
@@ -31,6 +34,7 @@ class Prepared(NamedTuple):
             :math:`(B, 2 + n)`.
     """
     relations: Optional[Tensor] = None
+    answers: Optional[Answers] = None
     positives: Optional[Pairs] = None
     neg_index: Optional[Tensor] = None
     neg_mask: Optional[Tensor] = None
@@ -146,7 +150,8 @@ class KGModel(torch.nn.Module):
         self.register_buffer('seen_index', torch.arange(num_entities), persistent=False)
         self.register_buffer('has_loops', torch.ones(2 * num_relations, dtype=torch.bool),
                              persistent=False)
-        self.known: Optional[TripleIndex] = None
+        self._triples: Optional[HeteroData] = None
+        self._known: Optional[TripleIndex] = None
         self._train_known: Optional[TripleIndex] = None
         self._test_candidates: Optional[Tensor] = None
 
@@ -172,10 +177,24 @@ class KGModel(torch.nn.Module):
         head_index, rel_type, tail_index = get_triples(data, 'train')
         loops = rel_type[head_index == tail_index].bincount(minlength=self.num_relations) > 0
         self.has_loops = loops.repeat(2).to(self.seen.device)
-        self.known = build_index(data)
-        self._train_known = build_index(data, ['train']).to(self.seen.device)
+        # Its triples, not copied, of which the indices are made that are asked for.
+        self._triples, self._known, self._train_known = triples_of(data), None, None
         self._test_candidates = self.seen if data.get('candidates') == 'seen' else None
         return self
+
+    @property
+    def known(self) -> Optional[TripleIndex]:
+        r"""The triples of all splits of the attached graph, or None without one."""
+        if self._known is None and self._triples is not None:
+            self._known = build_index(self._triples)
+        return self._known
+
+    @property
+    def train_known(self) -> Optional[TripleIndex]:
+        r"""The training triples of the attached graph, or None without one."""
+        if self._train_known is None and self._triples is not None:
+            self._train_known = build_index(self._triples, ['train'])
+        return self._train_known
 
     def reset_parameters(self):
         r"""Resets all learnable parameters of the module."""
@@ -244,14 +263,14 @@ class KGModel(torch.nn.Module):
                     table = part.new_empty(self.num_entities, part.size(1))
                 table[index] = part
 
+        scores = self.decoder.scorer(table)
+
         def score(head_index: Tensor, rel_type: Tensor, start: int, stop: int) -> Tensor:
             rows, row = encoded, head_index
             if rows is None:
                 rows, row = self.encode(head_index), torch.arange(head_index.numel(),
                                                                   device=head_index.device)
-            query = self.decoder.query(self.head_vectors(rows, row, rel_type), rel_type,
-                                       self.decoder.distinct(rel_type))
-            out = self.decoder.score_all(query, table[start:stop])
+            out = scores(self.head_vectors(rows, row, rel_type), rel_type, start, stop)
             if not self.exclude_loops:
                 return out
             # One number of each row, whichever there is if its own entity is none of these.
@@ -289,18 +308,22 @@ class KGModel(torch.nn.Module):
             entities, row = index.unique(return_inverse=True)
             out = out._replace(entities=entities, row=row)
         if self.objective == 'bce':
-            out = out._replace(positives=self._answers(head_index, rel_type, tail_index))
+            answers, positives = self._answers(head_index, rel_type, tail_index)
+            out = out._replace(answers=answers, positives=positives)
         return out
 
-    def _answers(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor) -> Pairs:
-        if self._train_known is None:
+    def _answers(self, head_index: Tensor, rel_type: Tensor,
+                 tail_index: Tensor) -> Tuple[Answers, Pairs]:
+        known = self.train_known
+        if known is None:
             raise ValueError("the model knows no graph to look answers up in for 'bce'; build it "
                              'by `from_data` or call `attach(data)`')
-        known = self._train_known = self._train_known.to(head_index.device)  # Copies but once.
-        row, entity = known.answers(head_index, rel_type)
+        known = self._train_known = known.to(head_index.device)  # Copies but once.
+        query, group = (rel_type * self.num_entities + head_index).unique(return_inverse=True)
+        answers = known.answers(query % self.num_entities, query // self.num_entities)
         # The triples themselves are true even if training does not hold them.
         new = (~known.contains(head_index, rel_type, tail_index)).nonzero().view(-1)
-        return torch.cat([row, new]), torch.cat([entity, tail_index[new]])
+        return Answers(group, query.numel(), *answers), (new, tail_index[new])
 
     def loss(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor,
              log: Optional[Dict[str, Tensor]] = None,
@@ -333,7 +356,7 @@ class KGModel(torch.nn.Module):
         if self.objective == 'sampled':
             scores = self.decoder.score(query.unsqueeze(1), table[index])
         else:
-            parts, scores = self._full_losses(query, table, tail_index, prepared.positives, index)
+            parts, scores = self._full_losses(query, table, tail_index, prepared, index)
         if self.neg_sampling is not None:
             weight = 1.0 if self.objective == 'sampled' else self.neg_weight
             parts['sampled'] = weight * self._sampled_loss(scores, prepared)
@@ -360,7 +383,9 @@ class KGModel(torch.nn.Module):
         return []
 
     def gate_loss(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor) -> Tensor:
-        r"""The softmax loss of the decision as a function of :meth:`gates` alone, without dropout.
+        r"""The softmax loss of the decision as a function of :meth:`gates` alone, without dropout,
+        over all entities seen in training; with the objective ``'sampled'``, and more than
+        :obj:`ENCODE_CHUNK` entities, over those of the batch and as many random ones as that.
 
         What a modality is worth for entities and facts that it was not fitted to cannot be seen
         in the training loss: there, the modality that memorises best weighs most.
@@ -373,13 +398,21 @@ class KGModel(torch.nn.Module):
         mode = self.training
         self.eval()
         try:
+            index, seen, head_row, tail_row = None, self.seen, head_index, tail_index
+            if self.objective == 'sampled' and self.num_entities > ENCODE_CHUNK:
+                pool = self.seen_index
+                drawn = pool[torch.randint(pool.numel(), (ENCODE_CHUNK, ), device=pool.device)]
+                index, row = torch.cat([head_index, tail_index, drawn]).unique(return_inverse=True)
+                seen = seen[index]
+                head_row, tail_row, _ = row.split([head_index.numel(), tail_index.numel(),
+                                                   ENCODE_CHUNK])
             with torch.no_grad():
-                encoded = self.encode()
-            head = self.head_vectors(encoded, head_index, rel_type)
+                encoded = self.encode(index)
+            head = self.head_vectors(encoded, head_row, rel_type)
             query = self.decoder.query(head, rel_type)
             row = torch.arange(tail_index.numel(), device=tail_index.device)
             total, score = self.decoder.reduce(query, self.candidate_vectors(encoded), 'logsumexp',
-                                               self.seen, (row, tail_index))
+                                               seen, (row, tail_row))
             return (total - score).mean()
         finally:
             self.train(mode)
@@ -394,11 +427,11 @@ class KGModel(torch.nn.Module):
         raise NotImplementedError(f"'{self.__class__.__name__}' alternates nothing")
 
     def _full_losses(self, query: Tensor, table: Tensor, tail_index: Tensor,
-                     positives: Optional[Pairs], index: Optional[Tensor],
+                     prepared: Prepared, index: Optional[Tensor],
                      ) -> Tuple[Dict[str, Tensor], Optional[Tensor]]:
         # The losses over all entities, and the scores [B, n] of `index`.
         batch = torch.arange(tail_index.numel(), device=tail_index.device)
-        row, column = (batch, tail_index) if positives is None else positives
+        row, column = prepared.positives or (batch, tail_index)
         pairs = row, column
         if index is not None:
             pairs = (torch.cat([row, batch.repeat_interleave(index.size(1))]),
@@ -413,7 +446,7 @@ class KGModel(torch.nn.Module):
             # Entities that training never names are no negatives: nothing is known of them.
             allowed = self.seen & part.has_candidate
             valid = part.has_query & allowed[tail_index]
-            loss, scores = self._full_loss(part, allowed, pairs, row.numel())
+            loss, scores = self._full_loss(part, allowed, pairs, row.numel(), prepared.answers)
             key = self.objective if len(parts) == 1 else f'{self.objective}_{name}'
             losses[key] = (loss * valid).sum() / valid.sum().clamp(min=1)
             picked[name] = None if index is None else scores.view_as(index)
@@ -422,8 +455,8 @@ class KGModel(torch.nn.Module):
         return losses, (picked['decision'] if decides else
                         self.decoder.combine(query, table, picked, index))
 
-    def _full_loss(self, part: Part, allowed: Tensor, pairs: Pairs,
-                   num_positives: int) -> Tuple[Tensor, Tensor]:
+    def _full_loss(self, part: Part, allowed: Tensor, pairs: Pairs, num_positives: int,
+                   answers: Optional[Answers]) -> Tuple[Tensor, Tensor]:
         # The loss of each query [B], and the scores of all pairs but the positives.
         # Not as an integer, by which a quotient would be in single precision.
         dtype = torch.promote_types(part.query.dtype, torch.float)
@@ -433,7 +466,7 @@ class KGModel(torch.nn.Module):
             mass = smoothing / num_allowed if softmax else self.smoothing_mass / self.num_entities
         total, scores = part.decoder.reduce(
             part.query, part.candidates, 'logsumexp' if softmax else 'softplus', allowed, pairs,
-            mass)
+            mass, answers, 1 - smoothing)
         row, column = (x[:num_positives] for x in pairs)
         true = scores[:num_positives].to(total.dtype) * allowed[column]
         loss = total - (1 - smoothing) * torch.zeros_like(total).index_add(0, row, true)

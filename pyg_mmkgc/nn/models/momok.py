@@ -12,6 +12,9 @@ from pyg_mmkgc.nn.information import CLUB
 from pyg_mmkgc.nn.models.mocme import JOINT
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
 
+#: Candidates whose views are made at once where nothing is trained, so that they stay in the cache.
+BLOCK_ROWS = 512
+
 
 class Entities(NamedTuple):
     r"""Entities as the experts of :class:`MoMoK` find them.
@@ -23,7 +26,7 @@ class Entities(NamedTuple):
     x: Dict[str, Tensor]
     mask: Dict[str, Tensor]
 
-    def select(self, index: Tensor) -> 'Entities':
+    def select(self, index: Union[Tensor, slice]) -> 'Entities':
         r"""The rows of the given entities."""
         return Entities(*({m: x[index] for m, x in part.items()} for part in self))
 
@@ -196,7 +199,11 @@ class MoMoK(MultiModalModel):
         return self._vectors(encoded.select(row), rel_type)
 
     def candidate_vectors(self, encoded: Entities) -> Tensor:
-        return self._vectors(encoded)
+        if torch.is_grad_enabled() or encoded.x[self.modalities[0]].device.type != 'cpu':
+            return self._vectors(encoded)
+        num_rows = encoded.x[self.modalities[0]].size(0)
+        return torch.cat([self._vectors(encoded.select(slice(start, start + BLOCK_ROWS)))
+                          for start in range(0, num_rows, BLOCK_ROWS)])
 
     def experts_of(self, encoded: Entities) -> Dict[str, Tuple[Tensor, Tensor]]:
         r"""For each modality, views :math:`v_{m,k}` and the relation-free part of the gate; see
