@@ -23,11 +23,13 @@ class JointDecision(torch.nn.Module):
     for Entity Representation Learning" <https://arxiv.org/abs/2405.16869>`_):
 
     .. math::
-        s(h, r, t) = \sum_v \lambda_{r,v} \, a_v(h) \, a_v(t) \, s_v(h_v, r, t_v), \qquad
-        \lambda_{r,v} = \exp(w_v + w_{r,v}),
+        s(h, r, t) = \sum_v \lambda_{r,v} \, a_v(h) \, a_v(t) \, (s_v(h_v, r, t_v) + b_{r,v}),
+        \qquad \lambda_{r,v} = \exp(w_v + w_{r,v}), \quad b_{r,v} = b_v + b'_{r,v},
 
-    where :math:`a_v \in \{0, 1\}` says whether an entity has the view. At first
-    :math:`\lambda = 1`. With :obj:`average`, as in MoMoK, nothing is learned, and what is averaged
+    where :math:`a_v \in \{0, 1\}` says whether an entity has the view, and :math:`b` what it says
+    for a candidate that it has the view at all: without it, a score of zero for what no view is
+    there of may be better than the scores of most. At first :math:`\lambda = 1` and :math:`b = 0`.
+    With :obj:`average`, as in MoMoK, nothing is learned, and what is averaged
     is what each decoder takes for the probability of the triple:
 
     .. math::
@@ -35,7 +37,8 @@ class JointDecision(torch.nn.Module):
         {\sum_v a_v(h) \, a_v(t)}, \qquad \text{or 0 if there is no common view.}
 
     It has the interface of a :class:`Decoder` over vectors of :math:`V C + V` channels: all views
-    beside each other, then :math:`a_v`.
+    beside each other, then :math:`a_v`. Queries have :math:`\lambda a_v` there, and
+    :math:`\lambda a_v b` behind it.
 
     Args:
         decoders (Dict[str, Decoder]): A decoder for each view, all of :math:`C` channels.
@@ -71,6 +74,8 @@ class JointDecision(torch.nn.Module):
         else:
             self.weight = torch.nn.Parameter(torch.empty(len(decoders)))
             self.relation_weight = Embedding(2 * self.num_relations, len(decoders))
+            self.offset = torch.nn.Parameter(torch.empty(len(decoders)))
+            self.relation_offset = Embedding(2 * self.num_relations, len(decoders))
         self.reset_parameters()
 
     def reset_parameters(self):
@@ -80,14 +85,19 @@ class JointDecision(torch.nn.Module):
         if not self.average:
             zeros(self.weight)
             zeros(self.relation_weight.weight)
+            zeros(self.offset)
+            zeros(self.relation_offset.weight)
 
     def gates(self) -> List[torch.nn.Parameter]:
-        r"""The parameters :math:`w` that weigh the decoders, if there are any."""
-        return [] if self.average else [self.weight, self.relation_weight.weight]
+        r"""The parameters :math:`w` and :math:`b` that weigh the decoders, if there are any."""
+        return [] if self.average else [self.weight, self.relation_weight.weight, self.offset,
+                                        self.relation_offset.weight]
 
     def _split(self, x: Tensor) -> List[Tuple[Tensor, Tensor]]:
         r"""The views, each with :math:`a_v` (or :math:`\lambda a_v`) as its last channel."""
-        *views, gate = x.split([self.channels] * len(self.decoders) + [len(self.decoders)], dim=-1)
+        num_views = len(self.decoders)
+        rest = x.size(-1) - num_views * (self.channels + 1)  # Offsets of a query.
+        *views, gate, _ = x.split([self.channels] * num_views + [num_views, rest], dim=-1)
         return list(zip(views, gate.unbind(dim=-1), strict=True))
 
     def gate(self, rel_type: Optional[Tensor] = None) -> Tensor:
@@ -104,7 +114,7 @@ class JointDecision(torch.nn.Module):
         return next((distinct for distinct in found if distinct is not None), None)
 
     def query(self, head: Tensor, rel_type: Tensor, distinct: Optional[Tensor] = None) -> Tensor:
-        r"""What a tail is compared with, :math:`(B, VC + V)`; see :meth:`Decoder.query`."""
+        r"""What a tail is compared with, :math:`(B, VC + 2V)`; see :meth:`Decoder.query`."""
         return self._join([decoder.query for decoder in self.decoders.values()], head, rel_type,
                           distinct)
 
@@ -133,14 +143,19 @@ class JointDecision(torch.nn.Module):
               distinct: Optional[Tensor]) -> Tensor:
         out = [query(x, rel_type, distinct)
                for query, (x, _) in zip(queries, self._split(head), strict=True)]
-        return torch.cat([*out, self.gate(rel_type) * head[..., -len(self.decoders):]], dim=-1)
+        gate = self.gate(rel_type) * head[..., -len(self.decoders):]
+        if self.average:
+            return torch.cat([*out, gate], dim=-1)
+        return torch.cat([*out, gate, gate * (self.offset + self.relation_offset(rel_type))],
+                         dim=-1)
 
     def score(self, query: Tensor, tail: Tensor) -> Tensor:
         r"""Compares queries with tails, broadcasting all dimensions but the last."""
-        return self._decide((decoder.score(q, t), gate * has)
-                            for decoder, (q, gate), (t, has) in zip(
-                                self.decoders.values(), self._split(query), self._split(tail),
-                                strict=True))
+        out = self._decide((decoder.score(q, t), gate * has)
+                           for decoder, (q, gate), (t, has) in zip(
+                               self.decoders.values(), self._split(query), self._split(tail),
+                               strict=True))
+        return out if self.average else out + (self._last(query) * self._last(tail)).sum(dim=-1)
 
     def score_all(self, query: Tensor, candidates: Tensor) -> Tensor:
         r"""Compares each query with each candidate, :math:`(B, N)`."""
@@ -156,7 +171,7 @@ class JointDecision(torch.nn.Module):
     def _add_scores(self, query: Tensor, candidates: Tensor, out: Tensor) -> None:
         num_views = len(self.decoders)
         # In one piece: column by column, they would be read from all over the candidates.
-        gates = query[:, -num_views:]
+        gates = torch.stack([gate for _, gate in self._split(query)], dim=-1)
         has = candidates[:, -num_views:].to(out.dtype).t().contiguous()
         for i, part in enumerate(self.parts(query, candidates).values()):
             score = part.decoder.score_all(part.query, part.candidates).to(out.dtype)
@@ -167,6 +182,8 @@ class JointDecision(torch.nn.Module):
                 out.addcmul_(score, gates[:, i:i + 1] * has[i])
         if self.average:
             out.div_((gates @ has).clamp_(min=1))
+        else:
+            out.addmm_(self._last(query).to(out.dtype), has)
 
     def reduce(self, query: Tensor, candidates: Tensor, reduction: str,
                allowed: Optional[Tensor] = None, pairs: Optional[Pairs] = None,
@@ -183,14 +200,22 @@ class JointDecision(torch.nn.Module):
     def combine(self, query: Tensor, candidates: Tensor, scores: Dict[str, Tensor],
                 index: Tensor) -> Tensor:
         r"""The joint decision about some candidates; see :meth:`Decoder.combine`."""
-        return self._decide((score, gate.unsqueeze(-1) * has[index])
-                            for score, (_, gate), (_, has) in zip(
-                                scores.values(), self._split(query), self._split(candidates),
-                                strict=True))
+        out = self._decide((score, gate.unsqueeze(-1) * has[index])
+                           for score, (_, gate), (_, has) in zip(
+                               scores.values(), self._split(query), self._split(candidates),
+                               strict=True))
+        if self.average:
+            return out
+        return out + (self._last(query).unsqueeze(1) * self._last(candidates)[index]).sum(dim=-1)
+
+    def _last(self, x: Tensor) -> Tensor:
+        # The offsets of a query, and which views there are of a candidate.
+        return x[..., -len(self.decoders):]
 
     def _weigh(self, x: Tensor) -> Tensor:
         # So that the dot product of two of these is the decision.
-        return torch.cat([view * gate.unsqueeze(-1) for view, gate in self._split(x)], dim=-1)
+        return torch.cat([*(view * gate.unsqueeze(-1) for view, gate in self._split(x)),
+                          self._last(x)], dim=-1)
 
     def _decide(self, weighed: Iterable[Tuple[Tensor, Tensor]]) -> Tensor:
         out = total = 0

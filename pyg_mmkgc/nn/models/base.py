@@ -384,11 +384,13 @@ class KGModel(torch.nn.Module):
 
     def gate_loss(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor) -> Tensor:
         r"""The softmax loss of the decision as a function of :meth:`gates` alone, without dropout,
-        over all entities seen in training; with the objective ``'sampled'``, and more than
-        :obj:`ENCODE_CHUNK` entities, over those of the batch and as many random ones as that.
+        asked as evaluation asks: over the candidates of the graph's protocol, without the answers
+        that training knows. With the objective ``'sampled'`` and more than :obj:`ENCODE_CHUNK`
+        entities, candidates are those of the batch and as many random ones as that.
 
         What a modality is worth for entities and facts that it was not fitted to cannot be seen
-        in the training loss: there, the modality that memorises best weighs most.
+        in the training loss: there, the modality that memorises best weighs most. For the same
+        reason known answers are left out: they are what it has memorised.
 
         Args:
             head_index (torch.Tensor): The head indices of held-out triples.
@@ -398,24 +400,44 @@ class KGModel(torch.nn.Module):
         mode = self.training
         self.eval()
         try:
-            index, seen, head_row, tail_row = None, self.seen, head_index, tail_index
+            index, head_row, tail_row = None, head_index, tail_index
             if self.objective == 'sampled' and self.num_entities > ENCODE_CHUNK:
-                pool = self.seen_index
-                drawn = pool[torch.randint(pool.numel(), (ENCODE_CHUNK, ), device=pool.device)]
+                drawn = torch.randint(self.num_entities, (ENCODE_CHUNK, ),
+                                      device=head_index.device)
                 index, row = torch.cat([head_index, tail_index, drawn]).unique(return_inverse=True)
-                seen = seen[index]
                 head_row, tail_row, _ = row.split([head_index.numel(), tail_index.numel(),
                                                    ENCODE_CHUNK])
             with torch.no_grad():
                 encoded = self.encode(index)
             head = self.head_vectors(encoded, head_row, rel_type)
-            query = self.decoder.query(head, rel_type)
-            row = torch.arange(tail_index.numel(), device=tail_index.device)
-            total, score = self.decoder.reduce(query, self.candidate_vectors(encoded), 'logsumexp',
-                                               seen, (row, tail_row))
-            return (total - score).mean()
+            score = self.decoder.score_all(self.decoder.query(head, rel_type),
+                                           self.candidate_vectors(encoded))
+            bias = self._gate_bias(head_index, rel_type, tail_row, index, score)
+            valid = bias.gather(1, tail_row.unsqueeze(1)).squeeze(1) == 0
+            loss = torch.nn.functional.cross_entropy(score + bias, tail_row, reduction='none')
+            return (loss * valid).sum() / valid.sum().clamp(min=1)
         finally:
             self.train(mode)
+
+    def _gate_bias(self, head_index: Tensor, rel_type: Tensor, tail_row: Tensor,
+                   index: Optional[Tensor], score: Tensor) -> Tensor:
+        # What keeps entities (all, or those of `index`) from being an answer to held-out triples.
+        lowest = torch.finfo(score.dtype).min
+        bias = torch.zeros_like(score)
+        allowed = self._test_candidates
+        if allowed is not None:
+            bias.masked_fill_(~(allowed if index is None else allowed[index]), lowest)
+        known = self.train_known
+        if known is not None:
+            known = self._train_known = known.to(head_index.device)  # Copies but once.
+            row, entity = known.answers(head_index, rel_type)
+            if index is not None:
+                place = torch.searchsorted(index, entity).clamp(max=index.numel() - 1)
+                here = index[place] == entity
+                row, entity = row[here], place[here]
+            other = entity != tail_row[row]
+            bias[row[other], entity[other]] = lowest
+        return bias
 
     def alternating_parameters(self) -> List[torch.nn.Parameter]:
         r"""Parameters that are trained on :meth:`alternating_loss` instead of :meth:`loss`, in

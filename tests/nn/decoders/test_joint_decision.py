@@ -58,8 +58,9 @@ def slow(decision, batch, names=None):
                     continue
                 weight = (decision.weight[v]
                           + decision.relation_weight.weight[rel_type[b], v]).exp()
-                out[b, n] += weight * decoder(head[b:b + 1, v], rel_type[b:b + 1],
-                                              tail[n:n + 1, v])[0]
+                offset = decision.offset[v] + decision.relation_offset.weight[rel_type[b], v]
+                out[b, n] += weight * (offset + decoder(head[b:b + 1, v], rel_type[b:b + 1],
+                                                        tail[n:n + 1, v])[0])
     return out
 
 
@@ -72,7 +73,7 @@ def test_the_sum_over_available_views(decision, batch):
     (*_, head), rel_type, (*_, tail) = batch
     expected = slow(decision, batch)
     query = decision.query(head, rel_type)
-    assert query.shape == (B, V * C + V)
+    assert query.shape == (B, V * C + 2 * V)
     close(decision.score_all(query, tail), expected)
     close(decision.score(query.unsqueeze(1), tail), expected)
     for n in range(N):
@@ -160,7 +161,7 @@ def test_gate(decision):
         out = decision.gate(torch.tensor([r]))[0]
         close(out, (decision.weight + decision.relation_weight.weight[r]).exp())
     close(decision.gate(), decision.weight.exp())
-    assert [p.shape for p in decision.gates()] == [(V, ), (2 * R, V)]
+    assert [p.shape for p in decision.gates()] == [(V, ), (2 * R, V)] * 2
 
 
 @torch.no_grad()

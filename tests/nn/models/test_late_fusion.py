@@ -38,7 +38,8 @@ def test_the_score_is_the_weighted_sum_of_single_models(data):
         score = decision.decoders[m].score_all(
             decision.decoders[m].query(vectors[m], rel_type), vectors[m])
         gate = (decision.weight[i] + decision.relation_weight.weight[rel_type, i]).exp()
-        expected += gate[:, None] * score * has[m][:, None] * has[m]
+        offset = decision.offset[i] + decision.relation_offset.weight[rel_type, i]
+        expected += gate[:, None] * (score + offset[:, None]) * has[m][:, None] * has[m]
     torch.testing.assert_close(model.score_all(head_index, rel_type), expected, rtol=1e-4,
                                atol=1e-4)
 

@@ -306,7 +306,8 @@ NO_GRADIENT = {
     'mocme_one_modality_alone': ONE - {'conv.fusion.missing'},
     'mocme_structure_only': ONE,
     # One head has one loss, and its weight is learned from held-out triples or not at all:
-    'mocme_joint_head_alone': NOBODY | {'decoder.weight', 'decoder.relation_weight.weight'},
+    'mocme_joint_head_alone': NOBODY | {f'decoder.{p}' for p in (
+        'weight', 'relation_weight.weight', 'offset', 'relation_offset.weight')},
     'mocme_uniform': ONE | {f'conv.experts.{m}.{p}' for m in ('image', 'text', 'structure')
                             for p in ('gate_weight', 'gate_bias.weight',
                                       'temperature_logit.weight')},
@@ -347,8 +348,8 @@ def test_held_out_gates(name, graph, train_batch):
     model = make(name, graph[0]).train()
     gates = {n for n, p in model.named_parameters() if any(p is g for g in model.gates())}
     assert {'conv.fusion.modality_weight', 'conv.fusion.relation_weight.weight',
-            'conv.fusion.redundancy_scale', 'decoder.weight',
-            'decoder.relation_weight.weight'} == gates
+            'conv.fusion.redundancy_scale', 'decoder.weight', 'decoder.relation_weight.weight',
+            'decoder.offset', 'decoder.relation_offset.weight'} == gates
     names = {}
     for held_out in (False, True):
         model.held_out_gates = held_out
@@ -369,14 +370,23 @@ def test_held_out_gates(name, graph, train_batch):
            torch.cat([val[2], val[0]]))
     loss = model.gate_loss(*val)
     loss.backward()
-    assert not gates & without_gradient(model)
+    # One head is there for all, or no offset would be learned:
+    constant = {'decoder.offset', 'decoder.relation_offset.weight'}
+    assert gates & without_gradient(model) == (constant if len(model.head_modalities) == 0
+                                               else set())
     assert model.training
-    # No dropout, no new bank, and plain cross-entropy over the entities that training names:
+    # No dropout, no new bank, and cross-entropy over all entities but those that training knows:
     assert all(v.equal(state[k]) for k, v in model.state_dict().items())
     model.eval()
     score = model.score_all(*val[:2])
-    seen = seen_entities(graph[0]).nonzero()[:, 0].tolist()
-    expected = sum(score[i, seen].logsumexp(0) - score[i, t] for i, t in enumerate(val[2].tolist()))
+    facts = set(zip(*(x.tolist() for x in get_triples(graph[0], 'train')), strict=True))
+    assert any((h, r, t) in facts for h, r, _ in zip(*(x.tolist() for x in val), strict=True)
+               for t in range(N) if r < R)
+    facts |= {(t, r + R, h) for h, r, t in facts}
+    expected = 0
+    for i, (h, r, t) in enumerate(zip(*(x.tolist() for x in val), strict=True)):
+        others = [e for e in range(N) if e == t or (h, r, e) not in facts]
+        expected += score[i, others].logsumexp(0) - score[i, t]
     torch.testing.assert_close(loss, expected / val[0].numel())
 
 
