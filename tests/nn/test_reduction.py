@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pyg_mmkgc.nn import reduction as module
-from pyg_mmkgc.nn.reduction import reduce_materialized, reduce_scores
+from pyg_mmkgc.nn.reduction import Answers, reduce_materialized, reduce_scores
 
 B, N, C = 7, 53, 6
 
@@ -121,3 +121,28 @@ def test_small_gradients_are_exact_and_zero_ones_zero(reduction):
     total, _ = reduce_scores(query, table, reduction, allowed, (pairs[0][:0], pairs[1][:0]))
     for grad in torch.autograd.grad(0 * total.sum(), [query, table]):
         assert not grad.any()
+
+
+@pytest.mark.parametrize('reduction', ['logsumexp', 'softplus'])
+@pytest.mark.parametrize('piece', [1, 4, 2**13])
+@pytest.mark.parametrize('masked', [True, False])
+def test_answers_of_queries_that_ask_the_same(monkeypatch, reduction, piece, masked):
+    monkeypatch.setattr(module, 'PIECE', piece)
+    query, table, allowed, pairs = inputs(torch.float64)
+    allowed = allowed if masked else None
+    truth = torch.rand(3, N, generator=torch.Generator().manual_seed(3)) > 0.8
+    truth[1] = False  # A query without any answer.
+    group = torch.tensor([0, 2, 2, 1, 0, 0, 2])
+    answers = Answers(group, 3, *truth.nonzero().unbind(1))
+    score = query @ table.t()
+    every = torch.ones(N, dtype=torch.bool) if allowed is None else allowed
+    expected = plain(query, table, reduction, every, pairs, 0.1)
+    expected = expected[0] - 0.7 * (score * (truth[group] & every)).sum(dim=1), expected[1]
+    for out in (reduce_scores(query, table, reduction, allowed, pairs, 0.1, answers, 0.7),
+                reduce_materialized(score, reduction, allowed, pairs, 0.1, answers, 0.7)):
+        for a, b in zip(out, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        grads = [torch.autograd.grad(some_loss(*x), [query, table], retain_graph=True)
+                 for x in (out, expected)]
+        for a, b in zip(*grads, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
