@@ -113,7 +113,8 @@ def compare(case, folder, generator):
         if killed.exists() and not (killed / 'config.yaml').exists():
             shutil.rmtree(killed)  # Killed before there was anything.
         log.write_text('anywhere')
-        by_time, number = generator.random() < 0.3, generator.randrange(1, 70)
+        by_time = where.total() > 0 and generator.random() < 0.3
+        number = generator.randrange(1, 70)
         child = os.fork()
         if child == 0:
             try:

@@ -130,7 +130,7 @@ def test_killed_at_random_points(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('seed', range(2, 10))
+@pytest.mark.parametrize('seed', range(2, 6))
 def test_killed_at_more_random_points(tmp_path, seed):
     assert sum(kill_runs(tmp_path, seed, CASES).values(), Counter()).total() >= 24
 
@@ -205,6 +205,21 @@ def test_a_handler_of_somebody_else_stays():
     finally:
         signal.signal(signal.SIGTERM, before)
     assert len(seen) == 1
+
+
+def test_the_best_weights_so_far_come_back(tmp_path, monkeypatch):
+    def fall(*start):
+        mrrs = iter(start)
+        return lambda *args: type('Evaluation', (), {'mrr': next(mrrs)})
+
+    monkeypatch.setattr(trainer, 'evaluate', fall(0.5, 0.4, 0.3, 0.2))
+    whole = train(tmp_path / 'whole')
+    monkeypatch.setattr(trainer, 'evaluate', fall(0.5, 0.4))
+    path = stop_at(monkeypatch, tmp_path / 'run', 25)
+    monkeypatch.setattr(trainer, 'evaluate', fall(0.3, 0.2))
+    run = resume(path)
+    assert run.config['result']['best_epoch'] == whole.config['result']['best_epoch'] == 1
+    assert_same_result(path, whole)
 
 
 def test_killed_before_the_first_checkpoint(tmp_path, whole, monkeypatch):
