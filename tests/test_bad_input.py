@@ -375,14 +375,21 @@ def test_disk_that_fills_up(tmp_path, folder, monkeypatch, name):
     check_one_line(result, rf"No space left on device: '.*out/{name}'")
 
 
-def test_history_on_a_full_device(tmp_path, folder, monkeypatch):
-    open_ = builtins.open
+def test_history_on_a_full_device(tmp_path, folder, monkeypatch, caplog):
+    open_, times = builtins.open, []
 
     def full(file, *args, **kwargs):
-        return open_('/dev/full' if str(file).endswith('history.jsonl') else file, *args, **kwargs)
+        full_now = str(file).endswith('history.jsonl') and len(times) < 1
+        times.extend([file] if full_now else [])
+        return open_('/dev/full' if full_now else file, *args, **kwargs)
 
     monkeypatch.setattr(builtins, 'open', full)
-    check_train(tmp_path, OSError, 'No space left on device', folder)
+    run = train_run(folder, overrides=as_overrides({}), out=tmp_path / 'out')
+    assert len(times) == 1
+    assert re.search("The history in '.*' is not complete .*No space left on device.*training goes "
+                     'on', caplog.text)
+    assert load_run(run.path, device='cpu').history == run.history
+    assert len(run.history) > 0
 
 
 def test_no_permission(tmp_path, folder, monkeypatch):

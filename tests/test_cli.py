@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from pyg_mmkgc import __version__
 from pyg_mmkgc.cli import evaluate, main, predict, train
-from pyg_mmkgc.training import load_run
+from pyg_mmkgc.training import load_run, trainer
 
 TRIPLES = {
     'train': ['France\tborders\tSpain', 'Spain\tborders\tPortugal', 'Italy\tborders\tFrance',
@@ -251,8 +251,8 @@ def test_imports_stay_light(module, first):
 # Ctrl-C in a process of its own
 
 
-def interrupt(folder, out, close):
-    r"""Start a long training, press Ctrl-C after some epochs, and wait for the end."""
+def interrupt(folder, out, close, number):
+    r"""Start a long training, send a signal after some epochs, and wait for the end."""
     process = subprocess.Popen(
         [*PROGRAM, 'train', '--dataset', str(folder), '--out', str(out), '--epochs', '1000000',
          '--set', 'hidden_channels=8', '--set', 'eval_every=2', '--set', 'patience=null'],
@@ -266,7 +266,7 @@ def interrupt(folder, out, close):
         time.sleep(0.05)
     if close:
         process.stderr.close()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.wait(timeout=60)
     stderr = '' if close else process.stderr.read()
     stdout = process.stdout.read()
@@ -276,14 +276,17 @@ def interrupt(folder, out, close):
     return process.returncode, stdout, stderr
 
 
-@pytest.mark.parametrize('close', [False, True], ids=['terminal', 'pipe-that-ended-first'])
-def test_ctrl_c_keeps_the_best_weights_and_says_where(folder, tmp_path, close):
+@pytest.mark.parametrize('close, number', [
+    (False, signal.SIGINT), (True, signal.SIGINT), (False, signal.SIGTERM),
+], ids=['terminal', 'pipe-that-ended-first', 'sigterm'])
+def test_ctrl_c_keeps_the_best_weights_and_says_where(folder, tmp_path, close, number):
     out = tmp_path / 'run'
-    code, stdout, stderr = interrupt(folder, out, close)
+    code, stdout, stderr = interrupt(folder, out, close, number)
     assert code == 130
     assert stdout == ''
     if not close:
         assert f'the best weights so far are in {out / "model.safetensors"}' in stderr
+        assert f'to go on: pyg-mmkgc train --resume {out}' in stderr
         assert 'Traceback' not in stderr
     run = load_run(out, device='cpu')
     assert run.interrupted
@@ -291,6 +294,30 @@ def test_ctrl_c_keeps_the_best_weights_and_says_where(folder, tmp_path, close):
     best = max(entry.get('val_mrr', 0) for entry in run.history)
     assert run.evaluate('val')['both']['mrr'] == pytest.approx(best)
     assert invoke('evaluate', out, '--json').exit_code == 0
+    assert len(list((out / 'checkpoints' / 'model').iterdir())) == 1
+
+
+def test_resume(folder, tmp_path, trained, monkeypatch):
+    out, step, calls = tmp_path / 'run', trainer._Steps.__call__, []
+
+    def interrupted(self, *args):
+        calls.append(self)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args)
+
+    monkeypatch.setattr(trainer._Steps, '__call__', interrupted)
+    result = invoke('train', '--dataset', folder, '--out', out, '--seed', 1, *SMALL)
+    assert result.exit_code == 130
+    result = invoke('train', '--resume', out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.replace(str(out), str(trained[0])) == trained[1].stdout
+    for name in ('model.safetensors', 'metrics.json', 'metrics-inductive_test.json'):
+        assert (out / name).read_bytes() == (trained[0] / name).read_bytes()
+    again = invoke('train', '--resume', out)
+    assert again.exit_code == 0
+    assert f'The run in {out} is finished: there is nothing to resume' in again.stderr
+    assert again.stdout == result.stdout
 
 
 def test_train_with_a_profile(tmp_path, folder):

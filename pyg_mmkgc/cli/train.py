@@ -1,9 +1,12 @@
 from typing import Optional, Tuple
 
 import click
+from click.core import ParameterSource
 
 from pyg_mmkgc.cli.base import INTERRUPTED, data_options, dataset_options
 
+#: What may stand beside `--resume`; all else stands in the run folder.
+WITH_RESUME = ('resume', 'root', 'mirror')
 EXAMPLE = 'pyg-mmkgc train --dataset mkgw --splits clean --mirror ../shared/data --seed 1'
 
 
@@ -28,24 +31,37 @@ EXAMPLE = 'pyg-mmkgc train --dataset mkgw --splits clean --mirror ../shared/data
 @click.option('--set', 'overrides', multiple=True, metavar='KEY=VALUE',
               help='Another value of an option of the recipe, such as model.hidden_channels=100, '
               'train.lr=0.05, sampler.num_negatives=32 or sampler=uniform. May be repeated.')
-def train(dataset: str, root: Optional[str], mirror: Optional[str], splits: Optional[str],
-          features: Optional[str], model: str, epochs: Optional[int], seed: Optional[int],
-          device: Optional[str], out: Optional[str], profile: Optional[str],
-          overrides: Tuple[str, ...]) -> None:
+@click.option('--resume', metavar='RUN',
+              help='Go on with the run folder RUN, which was stopped or killed, as if it had not '
+              'been. Options are those of the run; --root and --mirror may be others.')
+@click.pass_context
+def train(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optional[str],
+          splits: Optional[str], features: Optional[str], model: str, epochs: Optional[int],
+          seed: Optional[int], device: Optional[str], out: Optional[str], profile: Optional[str],
+          overrides: Tuple[str, ...], resume: Optional[str]) -> None:
     r"""Train a model, and the structure-only baseline beside it.
 
     Without arguments it trains MoCME on the embedded graph Atlas. Prints the metrics of both and a
     few predictions in words, and leaves a run folder with configuration, metrics, history, weights
-    and pictures. Ctrl-C keeps the best weights so far.
+    and pictures. Ctrl-C and SIGTERM keep the best weights so far, and --resume goes on.
     """
     from pyg_mmkgc.cli.tables import print_examples, print_metrics
-    from pyg_mmkgc.training import train_run
+    from pyg_mmkgc.training import resume_run, train_run
 
-    run = train_run(dataset, model, root=root, mirror=mirror, epochs=epochs, seed=seed,
-                    device=device, out=out, overrides=overrides,
-                    dataset_options=dataset_options(splits, features), profile=profile, log=True)
+    if resume is None:
+        run = train_run(dataset, model, root=root, mirror=mirror, epochs=epochs, seed=seed,
+                        device=device, out=out, overrides=overrides,
+                        dataset_options=dataset_options(splits, features), profile=profile,
+                        log=True)
+    else:
+        for option in ctx.command.params:
+            if (option.name not in WITH_RESUME
+                    and ctx.get_parameter_source(option.name) is not ParameterSource.DEFAULT):
+                raise click.UsageError(f"'--resume' takes all options from the run, and so "
+                                       f"'{option.opts[0]}' cannot be given")
+        run = resume_run(resume, root=root, mirror=mirror, log=True)
     if run.interrupted:
-        click.get_current_context().exit(INTERRUPTED)
+        ctx.exit(INTERRUPTED)
     print_metrics([run.metrics[split] for split in ['test', *sorted(set(run.metrics) - {'test'})]])
     print_examples(run.examples())
     click.echo(f'\nRun folder: {run.path}')

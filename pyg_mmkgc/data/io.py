@@ -5,9 +5,10 @@ renamed, so that neither a crash nor a second process can leave or see half of i
 """
 import json
 import os
+import re
 import secrets
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Dict, Iterator, List, Optional, Set, Tuple, Union
 
@@ -28,6 +29,9 @@ FORMAT = 'HeteroData 1'
 JSON_KEY = '.json'
 #: Stands in JSON where :class:`Labels` stood.
 LABELS_KEY = '.labels'
+
+#: How :func:`atomic_path` names what is not complete yet.
+TEMPORARY = re.compile(r'\..+\.\d+-[0-9a-f]{8}(\.\w+)?')
 
 PathLike = Union[str, 'os.PathLike[str]']
 
@@ -55,9 +59,32 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         with open(temporary, 'rb+') as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_temporaries(folder: PathLike) -> None:
+    r"""Removes what processes that were killed had begun to write, by :func:`atomic_path`.
+
+    Args:
+        folder (str or os.PathLike): A folder into which nobody else is writing.
+    """
+    for path in Path(folder).iterdir():
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink()
+
+
+def _sync_folder(path: Path) -> None:
+    # Else the new name may be lost with the power. Windows opens no folders, and some file systems
+    # flush none.
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -106,7 +133,7 @@ def save_data(data: HeteroData, path: PathLike) -> None:
                 if value.layout != torch.strided:
                     raise ValueError(f'Attribute {key!r} of {name!r} cannot be saved '
                                      f'(expected a dense tensor, got {value.layout})')
-                tensors[_tensor_key(len(stores), key)] = _own(value.detach().cpu(), storages)
+                tensors[_tensor_key(len(stores), key)] = own(value.detach().cpu(), storages)
             else:
                 _check_json(name, key, value)
                 values[key] = value
@@ -165,8 +192,9 @@ def _stores(data: HeteroData) -> Iterator[Tuple[str, Union[str, List[str]], Any]
         yield 'edge', list(edge_type), store
 
 
-def _own(x: Tensor, storages: Set[int]) -> Tensor:
-    # Safetensors refuses two views of one storage, and gaps; copies only where it must.
+def own(x: Tensor, storages: Set[int]) -> Tensor:
+    r"""A tensor as safetensors takes it, which refuses gaps and two views of one storage; copied
+    only where it must be. :obj:`storages` holds those that were seen."""
     storage = x.untyped_storage()
     whole = x.is_contiguous() and storage.nbytes() == x.numel() * x.element_size()
     if not whole or storage.data_ptr() in storages:

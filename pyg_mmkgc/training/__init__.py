@@ -1,4 +1,5 @@
 r"""The training loop, recipes, and runs with the folders that they leave."""
+from pyg_mmkgc.training.checkpoint import Checkpoints
 from pyg_mmkgc.training.fit import Fit
 from pyg_mmkgc.training.optim import RowAdagrad, RowAdam, RowSGD
 from pyg_mmkgc.training.plots import (
@@ -15,12 +16,13 @@ from pyg_mmkgc.training.recipe import (
     get_recipe,
     recipe_names,
 )
-from pyg_mmkgc.training.run import Run, fingerprint, load_run, train_run
+from pyg_mmkgc.training.run import Run, fingerprint, load_run, resume_run, train_run
 from pyg_mmkgc.training.trainer import TrainConfig, Trainer, TrainResult
 
 __all__ = classes = [
     'MODELS',
     'SAMPLERS',
+    'Checkpoints',
     'Fit',
     'Recipe',
     'RowAdagrad',
@@ -39,5 +41,6 @@ __all__ = classes = [
     'plot_modality_weights',
     'recipe_names',
     'relation_modality_weights',
+    'resume_run',
     'train_run',
 ]

@@ -1,8 +1,9 @@
 r"""From a recipe and a graph to a trained model, on whatever triples there are to choose by."""
 import logging
-from dataclasses import replace
-from typing import Any, Callable, Dict, Optional
+from dataclasses import asdict, replace
+from typing import Any, Callable, Dict, List, Optional
 
+from torch import Tensor
 from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
@@ -10,6 +11,7 @@ from pyg_mmkgc.data import get_triples, hold_out, is_spent, split_names
 from pyg_mmkgc.data.io import PathLike
 from pyg_mmkgc.evaluation.memory import explain_out_of_memory
 from pyg_mmkgc.nn import KGModel
+from pyg_mmkgc.training.checkpoint import Checkpoints
 from pyg_mmkgc.training.recipe import Recipe
 from pyg_mmkgc.training.trainer import TrainConfig, Trainer, TrainResult
 
@@ -34,6 +36,8 @@ class Fit:
             of the first model have ``'choosing'`` set. (default: :obj:`None`)
         profile (str or os.PathLike, optional): Where to write a profile of the first steps of the
             last model, see :class:`Trainer`. (default: :obj:`None`)
+        checkpoints (Checkpoints, optional): Where the state of the training is kept; it goes on
+            from what is found there. (default: nowhere)
 
     Attributes:
         model (KGModel): The model; after training the one with its best weights.
@@ -41,9 +45,13 @@ class Fit:
     """
     def __init__(self, recipe: Recipe, data: HeteroData, log: bool = False,
                  on_epoch: Optional[Callable[[Dict[str, Any]], None]] = None,
-                 profile: Optional[PathLike] = None):
+                 profile: Optional[PathLike] = None, checkpoints: Optional[Checkpoints] = None):
         self.recipe, self.data, self.log, self.on_epoch = recipe, data, log, on_epoch
         self.profile = profile
+        self.checkpoints = Checkpoints() if checkpoints is None else checkpoints
+        self.kept = False
+        self.choice: Optional[TrainResult] = None
+        self.gates: List[Tensor] = []
         self.model = self._build(data)
 
     def __call__(self) -> TrainResult:
@@ -58,6 +66,7 @@ class Fit:
                 has its best weights so far.
         """
         config = self.recipe.train_config()
+        self.checkpoints.attach('fit', self)
         spent = [split for split in dict.fromkeys([config.select, config.gate_split])
                  if split in split_names(self.data) and is_spent(self.data, split)]
         if not spent:
@@ -68,16 +77,19 @@ class Fit:
                        'on all of train', ' and '.join(map(repr, spent)),
                        '' if config.gate_split is None else ' and the weights of modalities are',
                        get_triples(held, spent[0])[0].numel())
-        self.model = self._build(held)
-        choice = self._train(held, config, choosing=True)
-        if choice.interrupted:
-            return choice
-        gates = [p.detach().clone() for p in self.model.gates()]
-        self.model = self._build(self.data)
+        if self.choice is None:
+            self.model = self._build(held)
+            choice = self._train(held, config, choosing=True)
+            if choice.interrupted:
+                return choice
+            self.choice, self.kept = choice, False
+            self.gates = [p.detach().clone() for p in self.model.gates()]
+            self.model = self._build(self.data)
         if config.gate_split is not None:
-            for p, gate in zip(self.model.gates(), gates, strict=True):
+            for p, gate in zip(self.model.gates(), self.gates, strict=True):
                 p.data.copy_(gate)
                 p.requires_grad_(False)
+        choice = self.choice
         epochs = choice.best_epoch if config.select in spent else config.epochs
         result = self._train(self.data, replace(config, epochs=epochs, select=None,
                                                 gate_split=None))
@@ -85,9 +97,22 @@ class Fit:
             p.requires_grad_(True)
         return replace(result, history=choice.history + result.history, best_mrr=choice.best_mrr)
 
+    def state_dict(self) -> Dict[str, Any]:
+        r"""What is known beside the state of the model that is being trained."""
+        return {'kept': self.kept, 'gates': self.gates,
+                'choice': None if self.choice is None else asdict(self.choice)}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        r"""Restores what :meth:`state_dict` gave.
+
+        Args:
+            state (Dict[str, Any]): The state.
+        """
+        self.kept, self.gates = state['kept'], state['gates']
+        self.choice = None if state['choice'] is None else TrainResult(**state['choice'])
+
     def _build(self, data: HeteroData) -> KGModel:
         seed_everything(self.recipe.train_config().seed)  # The weights are drawn next.
-        self.kept = False
         with explain_out_of_memory(f'building {self.recipe.model["name"]!r}',
                                    "lower 'model.hidden_channels'"):
             return self.recipe.build(data)
@@ -105,4 +130,5 @@ class Fit:
                 f"lower 'train.batch_size' (now {config.batch_size}) or 'model.hidden_channels' "
                 f'(now {self.model.hidden_channels})'):
             return Trainer(config, self.log, on_epoch,
-                           None if choosing else self.profile).fit(self.model, data)
+                           None if choosing else self.profile,
+                           self.checkpoints).fit(self.model, data)

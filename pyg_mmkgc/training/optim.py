@@ -54,6 +54,19 @@ class RowOptimizer(torch.optim.Optimizer):
                 p.index_copy_(0, index, round_at_random(row, p.dtype))
         return loss
 
+    def load_state_dict(self, state_dict: Dict) -> None:
+        r"""Restores what :meth:`state_dict` gave, in single precision as it was.
+
+        Args:
+            state_dict (Dict): The state.
+        """
+        super().load_state_dict(state_dict)  # Which gives numbers the type of the table.
+        params = [p for group in self.param_groups for p in group['params']]
+        for i, values in state_dict['state'].items():
+            self.state[params[i]] = {
+                name: value.to(params[i].device) if isinstance(value, Tensor) else value
+                for name, value in values.items()}
+
 
 class RowSGD(RowOptimizer):
     r"""Plain gradient descent, see :class:`RowOptimizer`."""

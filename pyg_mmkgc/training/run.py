@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import time
@@ -22,11 +23,12 @@ from torch_geometric.data import HeteroData
 
 import pyg_mmkgc
 from pyg_mmkgc.data import EDGE, get_triples, modality_dicts, split_names
-from pyg_mmkgc.data.io import PathLike, atomic_write, checksum
+from pyg_mmkgc.data.io import PathLike, atomic_write, checksum, remove_temporaries
 from pyg_mmkgc.datasets import GraphDataset, MMKGFolder, get_dataset, normalize_name
 from pyg_mmkgc.evaluation import evaluate, predict
 from pyg_mmkgc.evaluation.memory import OutOfMemoryError, explain_out_of_memory
 from pyg_mmkgc.nn import KGModel
+from pyg_mmkgc.training.checkpoint import Checkpoints, StopRequest, lock_folder, stop_signals
 from pyg_mmkgc.training.fit import Fit
 from pyg_mmkgc.training.plots import (
     plot_curves,
@@ -45,6 +47,7 @@ from pyg_mmkgc.training.trainer import TrainResult
 
 CONFIG, HISTORY, WEIGHTS = 'config.yaml', 'history.jsonl', 'model.safetensors'
 METRICS, CURVES, MODALITY_WEIGHTS = 'metrics.json', 'curves.png', 'modality_weights.png'
+CHECKPOINTS = 'checkpoints'
 #: The one metadata entry of the weights, followed by a checksum, see `pyg_mmkgc.data.io`.
 METADATA_KEY, FORMAT = 'pyg_mmkgc', 'KGModel 1'
 #: Room for everything in a run folder but the weights.
@@ -154,6 +157,10 @@ def train_run(
     weights came into is removed again. After Ctrl-C the best weights so far are kept, and after an
     epoch where memory does not suffice, too.
 
+    Until the run is finished, the folder `checkpoints` holds the last two states of the training,
+    with which :func:`resume_run` goes on after whatever ended it. Ctrl-C and SIGTERM write one more
+    at the end of the step; a second Ctrl-C does not wait for that.
+
     Args:
         dataset (str or os.PathLike or GraphDataset, optional): The name of a dataset, a folder,
             or a dataset. (default: :obj:`"atlas"`)
@@ -222,34 +229,63 @@ def train_run(
 
     seed = recipe.train_config().seed
     default = f'{recipe.model["name"]}-{name}-{seed}-{time.strftime("%Y%m%d-%H%M%S")}'
-    with _new_folder(out, default) as path:
+    with stop_signals() as stop, _new_folder(out, default) as path, lock_folder(path):
         _write_config(path, config)
         run = Run(path, config, fit.model, data)
         _check_space(path, run.model)
         logger.info('Training %s on %s, run folder %s', recipe.model['name'], name, path)
-        start = time.perf_counter()
-        result = _fit(run, fit)
-        run.interrupted = result.interrupted
-        config['result'] = {
-            'best_epoch': result.best_epoch,
-            'best_val_mrr': result.best_mrr,
-            'epochs': len(result.history),
-            'interrupted': result.interrupted,
-            'seconds': round(time.perf_counter() - start, 2),
-        }
-        _write_config(path, config)
-        try:
-            with explain_out_of_memory('drawing', "lower 'model.hidden_channels'"):
-                _draw(run)
-            if not run.interrupted:
-                _finish(run, baseline, log)
-        except KeyboardInterrupt:  # Later than the training, so the weights are safe.
-            run.interrupted = True
-        except OutOfMemoryError as error:
-            raise OutOfMemoryError(f"{error}; the weights are in '{path / WEIGHTS}'") from error
-    if run.interrupted:
-        logger.warning('Interrupted after %d epochs: the best weights so far are in %s',
-                       len(run.history), path / WEIGHTS)
+        _complete(run, fit, baseline, stop, log)
+    return run
+
+
+def resume_run(path: PathLike, *, data: Optional[HeteroData] = None,
+               root: Optional[PathLike] = None, mirror: Optional[PathLike] = None,
+               log: bool = False) -> Run:
+    r"""Go on with a run that was stopped, or killed, from its last checkpoint (from the beginning
+    if there is none). On CPU, with the same number of threads, the result is bit for bit that of a
+    run which nothing has stopped.
+
+    Args:
+        path (str or os.PathLike): The folder. That of a finished run is loaded, with a warning.
+        data (HeteroData, optional): The graph, if it was none that has a name or a folder.
+            (default: :obj:`None`, loaded anew)
+        root (str, optional): The folder of all datasets. (default: as in training)
+        mirror (str, optional): See :func:`train_run`. (default: as in training)
+        log (bool, optional): Whether to show progress bars. (default: :obj:`False`)
+
+    Raises:
+        FileNotFoundError: If the folder or a file that it must have is missing.
+        ValueError: If a file is damaged, the data or an option is not what it was, the checkpoint
+            is of another format, or another process is training in the folder.
+        FloatingPointError: If the loss is not finite.
+        MemoryError: If memory does not suffice; the message says what to lower.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no run folder '{path}'")
+    with stop_signals() as stop, lock_folder(path):
+        config, recipe = _read_config(path / CONFIG)
+        remove_temporaries(path)
+        if (path / METRICS).exists():
+            shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
+            logger.warning('The run in %s is finished: there is nothing to resume', path)
+            return load_run(path, data=data, root=root, mirror=mirror,
+                            device=recipe.train_config().device)
+        device, baseline = recipe.train_config().device, _read_baseline(path / CONFIG, config)
+        _check_device(device)
+        data = _run_data(config, root, mirror) if data is None else data
+        _check_fingerprint(path / CONFIG, config['data'], data)
+        with _telling_how_to_go_on(path):
+            if config.get('result', {'interrupted': True})['interrupted']:
+                fit = Fit(recipe, data, log)
+                run = Run(path, config, fit.model, data)
+                logger.info('Going on with the training in %s', path)
+                _complete(run, fit, baseline, stop, log)
+            else:
+                run = Run(path, config, _load_model(path, recipe, data, device), data,
+                          history=_read_history(path))
+                logger.info('Going on behind the training in %s', path)
+                _conclude(run, baseline, stop, log)
     return run
 
 
@@ -275,22 +311,14 @@ def load_run(path: PathLike, *, data: Optional[HeteroData] = None, root: Optiona
         raise FileNotFoundError(f"There is no run folder '{path}'")
     _check_device(device)
     config, recipe = _read_config(path / CONFIG)
-    if data is None:
-        data = get_dataset(config['dataset'], root=_absolute(root) or config.get('root'),
-                           mirror=_absolute(mirror) or config.get('mirror'),
-                           **config.get('dataset_options', {}))[0]
+    data = _run_data(config, root, mirror) if data is None else data
     _check_fingerprint(path / CONFIG, config['data'], data)
-    with explain_out_of_memory(f"loading '{path}'", "take device 'cpu'"):
-        model = recipe.build(data)
-        _load_weights(path / WEIGHTS, model)
-        model.to(torch_geometric.device(device)).eval()
+    model = _load_model(path, recipe, data, device)
     metrics = {}
     for file in sorted(path.glob(f'{Path(METRICS).stem}*.json')):
         values = _read_json(file, file.read_text(encoding='utf-8'))
         metrics[str(values.get('split'))] = values
-    history = [_read_json(path / HISTORY, line)
-               for line in (path / HISTORY).read_text(encoding='utf-8').splitlines()]
-    return Run(path, config, model, data, metrics, history,
+    return Run(path, config, model, data, metrics, _read_history(path),
                METRICS not in {file.name for file in path.iterdir()})
 
 
@@ -334,25 +362,107 @@ def _baseline(recipe: Recipe, dataset: str, epochs: Optional[int]) -> Recipe:
     return baseline.override(overrides)
 
 
-def _fit(run: Run, fit: Fit) -> TrainResult:
-    with open(run.path / HISTORY, 'w', encoding='utf-8', newline='\n') as f:
+def _complete(run: Run, fit: Fit, baseline: Optional[Recipe], stop: StopRequest,
+              log: bool) -> None:
+    # The training, from its beginning or its last checkpoint, and all that follows.
+    fit.checkpoints = _checkpoints(run, 'model', fit.recipe, stop)
+    history = _History(run)
+    result = _fit(run, fit, history)
+    run.interrupted = result.interrupted
+    run.config['result'] = {
+        'best_epoch': result.best_epoch,
+        'best_val_mrr': result.best_mrr,
+        'epochs': len(result.history),
+        'interrupted': result.interrupted,
+        'seconds': round(history.seconds(), 2),
+    }
+    _write_config(run.path, run.config)
+    if not run.interrupted:
+        shutil.rmtree(fit.checkpoints.folder, ignore_errors=True)
+    _conclude(run, baseline, stop, log)
 
-        def on_epoch(entry: Dict[str, Any]) -> None:
-            run.history.append(entry)
-            f.write(json.dumps(entry) + '\n')
-            f.flush()
 
-        fit.on_epoch = on_epoch
+def _conclude(run: Run, baseline: Optional[Recipe], stop: StopRequest, log: bool) -> None:
+    # What follows the training.
+    try:
+        with explain_out_of_memory('drawing', "lower 'model.hidden_channels'"):
+            _draw(run)
+        if not run.interrupted:
+            _finish(run, baseline, stop, log)
+            shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
+    except KeyboardInterrupt:  # Later than the training, so the weights are safe.
+        run.interrupted = True
+    except OutOfMemoryError as error:
+        raise OutOfMemoryError(f"{error}; the weights are in '{run.path / WEIGHTS}'") from error
+    if run.interrupted:
+        logger.warning('Interrupted after %d epochs: the best weights so far are in %s; to go on: '
+                       '%s', len(run.history), run.path / WEIGHTS, _resume_command(run.path))
+
+
+def _checkpoints(run: Run, name: str, recipe: Recipe, stop: StopRequest) -> Checkpoints:
+    options = {part: recipe.to_dict()[part] for part in ('model', 'sampler', 'train')}
+    return Checkpoints(run.path / CHECKPOINTS / name, recipe.train_config().checkpoint_minutes,
+                       {**options, 'data': run.config['data']}, stop)
+
+
+class _History:
+    r"""The history of a run, in its file as it is made; a part of the checkpoints, too."""
+    def __init__(self, run: Run):
+        self.path, self.entries, self.start = run.path / HISTORY, run.history, time.perf_counter()
+        self.rewrite()
+
+    def append(self, entry: Dict[str, Any]) -> None:
+        self.entries.append(entry)
         try:
-            result = fit()
-        except (FloatingPointError, OutOfMemoryError) as error:
-            run.model = fit.model
-            # Weights of an epoch that nobody looked at are as good as after Ctrl-C, or not finite.
-            if not (fit.kept or isinstance(error, MemoryError) and run.history):
-                raise
-            _save_weights(run.path / WEIGHTS, run.model)
-            raise type(error)(f"{error}; the best weights before that are in "
-                              f"'{run.path / WEIGHTS}'") from error
+            if self.whole:
+                self.whole = False
+                with open(self.path, 'a', encoding='utf-8', newline='\n') as f:
+                    f.write(json.dumps(entry) + '\n')
+                self.whole = True
+            else:
+                self.rewrite()
+        except OSError as error:
+            logger.warning("The history in '%s' is not complete (%s); training goes on", self.path,
+                           error)
+
+    def rewrite(self) -> None:
+        self.whole = False
+        with atomic_write(self.path) as f:
+            f.writelines(json.dumps(entry) + '\n' for entry in self.entries)
+        self.whole = True
+
+    def seconds(self) -> float:
+        r"""How long the training has taken, in all processes."""
+        return time.perf_counter() - self.start
+
+    def state_dict(self) -> Dict[str, Any]:
+        return {'entries': list(self.entries), 'seconds': self.seconds()}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        self.entries[:] = state['entries']
+        self.start -= state['seconds']
+        self.rewrite()
+
+
+def _fit(run: Run, fit: Fit, history: _History) -> TrainResult:
+    fit.on_epoch = history.append
+    fit.checkpoints.attach('history', history)
+    try:
+        result = fit()
+    except (FloatingPointError, OutOfMemoryError) as error:
+        run.model = fit.model
+        # Weights of an epoch that nobody looked at are as good as after Ctrl-C, or not finite.
+        kept = fit.kept or isinstance(error, MemoryError) and len(run.history) > 0
+        if not kept and fit.checkpoints.kept:
+            run.model.load_state_dict(fit.checkpoints.latest()['training']['model'])
+            kept = True
+        if not kept:
+            raise
+        _save_weights(run.path / WEIGHTS, run.model)
+        raise type(error)(f"{error}; the best weights before that are in "
+                          f"'{run.path / WEIGHTS}'") from error
+    if not history.whole:
+        history.rewrite()
     run.model = fit.model
     _save_weights(run.path / WEIGHTS, run.model)
     return result
@@ -366,7 +476,7 @@ def _draw(run: Run) -> None:
                           run.data[EDGE].label, run.path / MODALITY_WEIGHTS)
 
 
-def _finish(run: Run, baseline: Optional[Recipe], log: bool) -> None:
+def _finish(run: Run, baseline: Optional[Recipe], stop: StopRequest, log: bool) -> None:
     # The metrics of `'test'` are written last: their file says that the run is finished.
     splits = sorted(set(split_names(run.data)) - {'train', 'val', 'test'}) + ['test']
     metrics = {split: run.evaluate(split) for split in splits}
@@ -375,7 +485,8 @@ def _finish(run: Run, baseline: Optional[Recipe], log: bool) -> None:
             values['baseline'] = dict(values)
     else:
         logger.info('Training the structure-only baseline %s', baseline.model['name'])
-        fit = Fit(baseline, run.data, log)
+        fit = Fit(baseline, run.data, log,
+                  checkpoints=_checkpoints(run, 'baseline', baseline, stop))
         if fit().interrupted:
             run.interrupted = True
             return
@@ -421,14 +532,35 @@ def _new_folder(out: Optional[PathLike], default: str) -> Iterator[Path]:
             number += 1  # Another run of the same second.
             path = Path('runs', f'{default}-{number}')
     try:
-        yield path
+        with _telling_how_to_go_on(path):
+            yield path
     except BaseException:
-        if not (path / WEIGHTS).exists():
+        if not ((path / WEIGHTS).exists() or _has_checkpoint(path)):
+            shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
             for name in (CONFIG, HISTORY):
                 (path / name).unlink(missing_ok=True)
             with suppress(OSError):  # Not empty: somebody else wrote into it.
                 path.rmdir()
         raise
+
+
+@contextmanager
+def _telling_how_to_go_on(path: Path) -> Iterator[None]:
+    # Where the reason lies outside of the training.
+    try:
+        yield
+    except (OSError, MemoryError, KeyboardInterrupt):
+        if _has_checkpoint(path):
+            logger.warning('To go on from the last checkpoint: %s', _resume_command(path))
+        raise
+
+
+def _resume_command(path: Path) -> str:
+    return f'pyg-mmkgc train --resume {shlex.quote(str(path))}'
+
+
+def _has_checkpoint(path: Path) -> bool:
+    return any((path / CHECKPOINTS).glob('*/[0-9]*.safetensors'))
 
 
 def _check_new(path: Path) -> None:
@@ -474,6 +606,34 @@ def _read_config(path: Path) -> Tuple[Dict[str, Any], Recipe]:
         return {**config, **{part: recipe.to_dict()[part] for part in parts}}, recipe
     except ValueError as error:
         raise ValueError(f"'{path}' is damaged or of another version ({error})") from error
+
+
+def _read_baseline(path: Path, config: Dict[str, Any]) -> Optional[Recipe]:
+    if config.get('baseline') is None:
+        return None
+    try:
+        return Recipe.from_dict(BASELINE, config['baseline'])
+    except ValueError as error:
+        raise ValueError(f"'{path}' is damaged or of another version ({error})") from error
+
+
+def _read_history(path: Path) -> List[Dict[str, Any]]:
+    return [_read_json(path / HISTORY, line)
+            for line in (path / HISTORY).read_text(encoding='utf-8').splitlines()]
+
+
+def _run_data(config: Dict[str, Any], root: Optional[PathLike],
+              mirror: Optional[PathLike]) -> HeteroData:
+    return get_dataset(config['dataset'], root=_absolute(root) or config.get('root'),
+                       mirror=_absolute(mirror) or config.get('mirror'),
+                       **config.get('dataset_options', {}))[0]
+
+
+def _load_model(path: Path, recipe: Recipe, data: HeteroData, device: str) -> KGModel:
+    with explain_out_of_memory(f"loading '{path}'", "take device 'cpu'"):
+        model = recipe.build(data)
+        _load_weights(path / WEIGHTS, model)
+        return model.to(torch_geometric.device(device)).eval()
 
 
 def _check_fingerprint(path: Path, expected: Dict[str, str], data: HeteroData) -> None:

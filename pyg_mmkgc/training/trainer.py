@@ -23,6 +23,7 @@ from pyg_mmkgc.evaluation import evaluate
 from pyg_mmkgc.nn.models import KGModel
 from pyg_mmkgc.nn.models.base import Prepared
 from pyg_mmkgc.sampler import TripleLoader
+from pyg_mmkgc.training.checkpoint import Checkpoints, Generators, Parts
 from pyg_mmkgc.training.optim import ROW_OPTIMIZERS
 
 try:
@@ -36,6 +37,10 @@ TABLE_OPTIMIZERS = {'adagrad': torch.optim.Adagrad, 'adam': torch.optim.Adam,
                     'sgd': torch.optim.SGD}
 #: Steps that a profile looks at, and operators that it prints.
 PROFILED_STEPS, PROFILED_ROWS = 5, 15
+#: Steps between two looks at the values of the loss, for which a GPU has to be waited for.
+LOOK_STEPS = 100
+#: How many times the loss of the first step (or one, if that is more) a part of it must not reach.
+EXPLOSION = 1e4
 
 
 @dataclass
@@ -71,6 +76,9 @@ class TrainConfig:
             :class:`~pyg_mmkgc.training.Fit`.
         eval_every (int): Epochs between two looks at that split.
         patience (int, optional): Looks without gain after which training stops.
+        checkpoint_minutes (float, optional): Minutes between two checkpoints, where they are kept
+            (:func:`train_run`); at the end of an epoch they may follow each other faster. None
+            writes one only when the training is told to stop.
         seed (int): The seed of all generators.
         device (str): ``'cpu'``, ``'cuda'`` or ``'auto'``.
         precision (str): Precision as Lightning Fabric knows it, e.g. ``'bf16-mixed'``.
@@ -91,6 +99,7 @@ class TrainConfig:
     held_out: float = 0.05
     eval_every: int = 5
     patience: Optional[int] = 10
+    checkpoint_minutes: Optional[float] = 10.0
     seed: int = 0
     device: str = 'auto'
     precision: str = '32-true'
@@ -101,9 +110,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f'{name!r} needs to be at least 1 (got {value})')
-        for name in ('lr', 'dense_lr', 'gate_lr'):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f'{name!r} needs to be positive (got {getattr(self, name)})')
+        for name in ('lr', 'dense_lr', 'gate_lr', 'checkpoint_minutes'):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f'{name!r} needs to be positive (got {value})')
         if self.optimizer not in TABLE_OPTIMIZERS:
             raise ValueError(f"Unknown 'optimizer' {self.optimizer!r} (expected one of "
                              f'{list(TABLE_OPTIMIZERS)})')
@@ -160,19 +170,22 @@ class Trainer:
         profile (str or os.PathLike, optional): Where to write a trace of the first steps by
             :mod:`torch.profiler`, as JSON that a browser shows (`chrome://tracing`); the operators
             that took most are printed. (default: :obj:`None`)
+        checkpoints (Checkpoints, optional): Where the state of the training is kept; it goes on
+            from what is found there. (default: nowhere)
 
     Raises:
         FileExistsError: If :obj:`profile` exists.
     """
     def __init__(self, config: Optional[TrainConfig] = None, log: bool = False,
                  on_epoch: Optional[Callable[[Dict[str, Any]], None]] = None,
-                 profile: Optional[PathLike] = None):
+                 profile: Optional[PathLike] = None, checkpoints: Optional[Checkpoints] = None):
         if profile is not None and Path(profile).exists():
             raise FileExistsError(f"'profile' exists already: {profile}")
         self.config = TrainConfig() if config is None else config
         self.log = log
         self.on_epoch = on_epoch
         self.profile = profile
+        self.checkpoints = Checkpoints() if checkpoints is None else checkpoints
 
     def fit(self, model: KGModel, data: HeteroData) -> TrainResult:
         r"""Train a model in place and leave it with its best weights.
@@ -183,7 +196,9 @@ class Trainer:
 
         Raises:
             ValueError: If the selecting split does not exist.
-            FloatingPointError: If the loss is not finite; the model has its best weights so far.
+            FloatingPointError: If the loss or a weight is not finite, or a part of the loss
+                explodes (it is ten thousand times the loss of the first step); names the part, the
+                epoch and the step. The model has its best weights so far.
         """
         config = self.config
         for name in ('select', 'gate_split'):
@@ -206,38 +221,45 @@ class Trainer:
         # Pass after pass, of which an epoch takes some batches:
         batches = chain.from_iterable(repeat(loader))
         num_steps = min(config.epoch_steps or len(loader), len(loader))
-        average = _Average(model, config.average)
-        best = _Best(model)
-        history: List[Dict[str, Any]] = []
-        interrupted = False
-        bar = tqdm(total=config.epochs, desc='Training', unit='epoch', disable=not self.log)
+        average, best = _Average(model, config.average), _Best(model)
+        progress = _Progress(model)
+        parts = {'model': model, 'steps': steps, 'loader': loader, 'gates': gates,
+                 'neg_sampling': model.neg_sampling, 'average': average, 'best': best,
+                 'progress': progress, 'generators': Generators(fabric.device)}
+        self.checkpoints.attach('training', Parts({name: part for name, part in parts.items()
+                                                   if part is not None}))
+        history, interrupted = progress.history, False
+        bar = tqdm(total=config.epochs, initial=len(history), desc='Training', unit='epoch',
+                   disable=not self.log)
         try:
-            for epoch in range(1, config.epochs + 1):
-                entry = {'epoch': epoch,
-                         **self._epoch(model, islice(batches, num_steps), steps, epoch)}
-                if gates is not None:
-                    entry['gate_loss'] = gates()
-                average.update()
-                if config.select is None:
-                    with average:
-                        best.keep(epoch)
-                elif epoch % config.eval_every == 0 or epoch == config.epochs:
-                    start = time.perf_counter()
-                    with average:
-                        entry['val_mrr'] = evaluate(model, data, config.select).mrr
-                        best.offer(entry['val_mrr'], epoch)
-                    entry['select_seconds'] = time.perf_counter() - start
-                if resource is not None or fabric.device.type == 'cuda':
-                    entry['peak_memory_bytes'] = peak_memory(fabric.device)
-                history.append(entry)
-                if self.on_epoch is not None:
-                    self.on_epoch(entry)
-                bar.update()
-                bar.set_postfix(loss=f'{entry["loss"]:.4f}',
-                                **({} if best.mrr is None else {'val_mrr': f'{best.mrr:.4f}'}))
-                if (best.mrr is not None and config.patience is not None
-                        and epoch - best.epoch >= config.patience * config.eval_every):
-                    break
+            with self.checkpoints.stop:
+                while not self._is_done(progress, best):
+                    epoch = progress.epoch
+                    entry = self._epoch(model, islice(batches, num_steps - progress.num_steps),
+                                        steps, progress)
+                    if gates is not None:
+                        entry['gate_loss'] = gates()
+                        progress.check({'gate_loss': entry['gate_loss']}, progress.num_steps)
+                    progress.check_weights()
+                    average.update()
+                    if config.select is None:
+                        with average:
+                            best.keep(epoch)
+                    elif epoch % config.eval_every == 0 or epoch == config.epochs:
+                        start = time.perf_counter()
+                        with average:
+                            entry['val_mrr'] = evaluate(model, data, config.select).mrr
+                            best.offer(entry['val_mrr'], epoch)
+                        entry['select_seconds'] = time.perf_counter() - start
+                    if resource is not None or fabric.device.type == 'cuda':
+                        entry['peak_memory_bytes'] = peak_memory(fabric.device)
+                    progress.end_epoch(entry)
+                    if self.on_epoch is not None:
+                        self.on_epoch(entry)
+                    bar.update()
+                    bar.set_postfix(loss=f'{entry["loss"]:.4f}', **(
+                        {} if best.mrr is None else {'val_mrr': f'{best.mrr:.4f}'}))
+                    self.checkpoints(epoch_ended=True)
         except KeyboardInterrupt:
             logger.warning('Interrupted; the best weights so far are kept')
             interrupted = True
@@ -249,38 +271,129 @@ class Trainer:
         model.eval()
         return TrainResult(history, best.epoch, best.mrr, interrupted)
 
+    def _is_done(self, progress: '_Progress', best: '_Best') -> bool:
+        config, num_epochs = self.config, len(progress.history)
+        return num_epochs >= config.epochs or (
+            best.mrr is not None and config.patience is not None
+            and num_epochs - best.epoch >= config.patience * config.eval_every)
+
     def _loader(self, data: HeteroData, split: str, fabric: Fabric) -> TripleLoader:
         return TripleLoader(*get_triples(data, split), self.config.batch_size,
                             num_relations=data[EDGE].num_relations, device=fabric.device,
                             generator=torch.Generator().manual_seed(self.config.seed))
 
     def _epoch(self, model: KGModel, batches: Iterator[Tuple[Tensor, Tensor, Tensor]],
-               steps: '_Steps', epoch: int) -> Dict[str, Any]:
+               steps: '_Steps', progress: '_Progress') -> Dict[str, Any]:
+        # All steps of an epoch, or those that are left of it.
         model.train()
-        start = end = time.perf_counter()
-        seconds = {'prepare_seconds': 0.0, 'step_seconds': 0.0}
-        totals: Dict[str, Tensor] = {}
-        num_steps = num_triples = 0
-        with _profile(self.profile if epoch == 1 else None) as profiled:
+        seconds = progress.seconds
+        end = time.perf_counter()
+        with _profile(self.profile if progress.epoch == 1 else None) as profiled:
             for batch in batches:
+                start = end
                 prepared = model.prepare(*batch)
                 middle = time.perf_counter()
-                for name, value in steps(batch, prepared).items():
-                    totals[name] = totals.get(name, 0) + value
-                num_steps, num_triples = num_steps + 1, num_triples + batch[0].numel()
-                profiled(num_steps)
+                progress.add(steps(batch, prepared), batch[0].numel())
+                profiled(progress.num_steps)
                 # What the loader takes counts as preparation, too.
-                seconds['prepare_seconds'] += middle - end
                 end = time.perf_counter()
+                seconds['prepare_seconds'] += middle - start
                 seconds['step_seconds'] += end - middle
-        # The first look at a value of this epoch: everything before ran without waiting.
-        entry: Dict[str, Any] = {name: float(value) / num_steps for name, value in totals.items()}
-        seconds['seconds'] = time.perf_counter() - start
-        bad = [name for name, value in entry.items() if not math.isfinite(value)]
+                seconds['seconds'] += end - start
+                self.checkpoints()
+                end = time.perf_counter()
+        # Waits for what is still under way.
+        progress.look()
+        seconds['seconds'] += time.perf_counter() - end
+        return progress.entry()
+
+
+class _Progress:
+    r"""Where a training stands: the epochs that are done, and the sums of the one under way."""
+    _state = ('history', 'bound', 'num_steps', 'num_triples', 'totals', 'seconds')
+
+    def __init__(self, model: KGModel):
+        self.model = model
+        self.history: List[Dict[str, Any]] = []
+        self.bound: Optional[float] = None
+        self._new_epoch()
+
+    def _new_epoch(self) -> None:
+        self.num_steps = self.num_triples = 0
+        self.totals: Dict[str, float] = {}
+        self.seconds = {'prepare_seconds': 0.0, 'step_seconds': 0.0, 'seconds': 0.0}
+        self._values: List[Dict[str, Tensor]] = []  # Of steps that were not looked at yet.
+
+    @property
+    def epoch(self) -> int:
+        r"""The epoch under way."""
+        return len(self.history) + 1
+
+    def add(self, values: Dict[str, Tensor], num_triples: int) -> None:
+        r"""Takes in a step, without a look at its values but now and then."""
+        self._values.append(values)
+        self.num_steps, self.num_triples = self.num_steps + 1, self.num_triples + num_triples
+        if len(self._values) == LOOK_STEPS:
+            self.look()
+
+    def look(self) -> None:
+        r"""Adds up what was not looked at yet; raises an error if a part has left all bounds."""
+        steps, self._values = self._values, []
+        if not steps:
+            return
+        values = iter(torch.stack([x for step in steps for x in step.values()]).tolist())
+        for number, step in enumerate(steps, self.num_steps - len(steps) + 1):
+            for name, value in self.check(dict(zip(step, values, strict=False)), number).items():
+                self.totals[name] = self.totals.get(name, 0.0) + value
+
+    def check(self, values: Dict[str, float], step: int) -> Dict[str, float]:
+        r"""Raises an error if a value of the loss is not finite, or explodes; else returns all."""
+        trouble, bad = 'is not finite', [n for n, x in values.items() if not math.isfinite(x)]
+        if not bad:
+            if self.bound is None:
+                self.bound = EXPLOSION * max(1.0, abs(values['loss']))
+            trouble = 'explodes'
+            bad = [f'{n} is {x:.3g}' for n, x in values.items() if abs(x) > self.bound]
         if bad:
-            raise FloatingPointError(f"the loss is not finite: {', '.join(bad)} (epoch {epoch}); "
-                                     f'lower the learning rates or clip the gradient')
-        return {**entry, **seconds, 'triples_per_second': num_triples / seconds['seconds']}
+            # The sum of all tells nothing beside one of them.
+            named = [part for part in bad if part.split()[0] != 'loss'] or bad
+            self._fail(f"the loss {trouble}: {', '.join(named)}", step)
+        return values
+
+    def check_weights(self) -> None:
+        r"""Raises an error if a weight is not finite."""
+        weights = {name: p.detach() for name, p in self.model.named_parameters() if p.numel() > 0}
+        # The extremes of a table with a NaN are NaN, and take no memory.
+        finite = torch.stack([torch.stack(p.aminmax()).isfinite().all()
+                              for p in weights.values()]).tolist()
+        bad = [name for name, good in zip(weights, finite, strict=True) if not good]
+        if bad:
+            self._fail(f"the weights are not finite: {', '.join(bad)}", self.num_steps)
+
+    def _fail(self, trouble: str, step: int) -> None:
+        raise FloatingPointError(f'{trouble} (epoch {self.epoch}, step {step}); lower the learning '
+                                 f'rates or clip the gradient')
+
+    def entry(self) -> Dict[str, Any]:
+        r"""What is told of the epoch."""
+        return {'epoch': self.epoch,
+                **{name: value / self.num_steps for name, value in self.totals.items()},
+                **self.seconds, 'triples_per_second': self.num_triples / self.seconds['seconds']}
+
+    def end_epoch(self, entry: Dict[str, Any]) -> None:
+        r"""Keeps what is told of the epoch, and begins the next one."""
+        self.history.append(entry)
+        self._new_epoch()
+
+    def state_dict(self) -> Dict[str, Any]:
+        self.look()
+        self.check_weights()  # A checkpoint holds nothing that is lost already.
+        return {name: copy.copy(getattr(self, name)) for name in self._state}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        self.history.extend(state.pop('history'))
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 class _Steps:
@@ -335,6 +448,16 @@ class _Steps:
             optimizer.step()
         return {'loss': loss.detach(), **parts}
 
+    def state_dict(self) -> List[Dict[str, Any]]:
+        return [optimizer.state_dict() for optimizer in self._optimizers()]
+
+    def load_state_dict(self, state: List[Dict[str, Any]]) -> None:
+        for optimizer, value in zip(self._optimizers(), state, strict=True):
+            optimizer.load_state_dict(value)
+
+    def _optimizers(self) -> List[torch.optim.Optimizer]:
+        return self.main + ([] if self.alternating is None else [self.alternating])
+
     def close(self) -> None:
         r"""Leave the model with the dense gradients that it came with."""
         for table in self.sparse:
@@ -363,6 +486,7 @@ class _Gates:
     def __init__(self, fabric: Fabric, model: KGModel, config: TrainConfig, loader: TripleLoader):
         self.fabric, self.model, self.steps = fabric, model, config.gate_steps
         self.optimizer = torch.optim.Adam(model.gates(), lr=config.gate_lr)
+        self.loader = loader
         self.batches = chain.from_iterable(repeat(loader))
 
     def __call__(self) -> float:
@@ -375,6 +499,13 @@ class _Gates:
             self.optimizer.step()
             total = total + loss.detach()
         return float(total) / self.steps
+
+    def state_dict(self) -> Dict[str, Any]:
+        return {'optimizer': self.optimizer.state_dict(), 'loader': self.loader.state_dict()}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state['optimizer'])
+        self.loader.load_state_dict(state['loader'])
 
 
 class _Average:
@@ -404,6 +535,14 @@ class _Average:
             p.copy_(kept)
         self.kept = []
 
+    def state_dict(self) -> Dict[str, Any]:
+        return {'count': self.count, 'mean': self.mean}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        self.count = state['count']
+        for mean, value in zip(self.mean, state['mean'], strict=True):
+            mean.copy_(value)
+
 
 class _Best:
     r"""The best weights so far, by the MRR of the selecting split."""
@@ -428,6 +567,15 @@ class _Best:
     def restore(self) -> None:
         if self.state is not None:
             self.model.load_state_dict(self.state)
+
+    def state_dict(self) -> Dict[str, Any]:
+        return {'epoch': self.epoch, 'mrr': self.mrr, 'state': self.state}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        self.epoch, self.mrr = state['epoch'], state['mrr']
+        if state['state'] is not None:
+            model = self.model.state_dict()
+            self.state = {name: x.to(model[name].device) for name, x in state['state'].items()}
 
 
 def peak_memory(device: torch.device) -> int:

@@ -10,7 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch_geometric.data import HeteroData
 
-from pyg_mmkgc.data.io import atomic_path, atomic_write, load_data, save_data
+from pyg_mmkgc.data.io import (
+    atomic_path,
+    atomic_write,
+    load_data,
+    remove_temporaries,
+    save_data,
+)
 
 
 def make_data() -> HeteroData:
@@ -224,3 +230,19 @@ def test_concurrent_writers_never_show_half(tmp_path):
         assert len(set(content)) == 1
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert temporaries(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    names = ['x.json', '.hidden', '.x.json', '.x-1.abcdef12.json']
+    for name in names:
+        (tmp_path / name).write_text('kept')
+
+    def leave(path):
+        writer = atomic_path(path)
+        (writer.__enter__()).write_text('half')
+        return writer  # Never left.
+
+    writers = [leave(tmp_path / name) for name in ('x.json', 'a-b.safetensors', 'none')]
+    assert len(list(tmp_path.iterdir())) == len(names) + len(writers)
+    remove_temporaries(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch.nn import Embedding
@@ -119,3 +121,18 @@ def test_state_is_in_single_precision_and_can_be_restored():
     other = RowAdam([table(True).weight], lr=0.1)
     other.load_state_dict(state)
     assert other.state_dict()['state'][0]['step'] == 12 // 2
+
+
+@pytest.mark.parametrize('name', ROW_OPTIMIZERS)
+def test_a_table_in_half_precision_goes_on_bit_for_bit(name):
+    whole, other = table(True, torch.bfloat16), table(True, torch.bfloat16)
+    optimizers = [ROW_OPTIMIZERS[name]([module.weight], lr=0.1) for module in (whole, other)]
+    train(whole, optimizers[0])
+    other.load_state_dict(whole.state_dict())
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    assert all(value.dtype == torch.float for value in optimizers[1].state[other.weight].values()
+               if torch.is_tensor(value))
+    for module, optimizer in zip((whole, other), optimizers, strict=True):
+        torch.manual_seed(2)  # Rounding is at random.
+        train(module, optimizer)
+    assert whole.weight.equal(other.weight)

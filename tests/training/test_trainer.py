@@ -11,7 +11,7 @@ from pyg_mmkgc.data import get_triples
 from pyg_mmkgc.evaluation import evaluate
 from pyg_mmkgc.nn import AdditiveComplEx, ComplEx, MoCME
 from pyg_mmkgc.sampler import EGNS
-from pyg_mmkgc.testing import FakeMMKG
+from pyg_mmkgc.testing import FakeMMKG, NoSync
 from pyg_mmkgc.training import TrainConfig, Trainer, trainer
 
 N, R = 24, 3
@@ -456,12 +456,32 @@ def test_interruption_before_any_look(data):
 def test_a_loss_that_is_not_finite(average, data, known):
     evaluation = known(0.2, 0.4, 0.3)
     model = make('complex', data)
-    Trouble(model, 3 * num_steps(data) + 1, lambda loss: loss * float('nan'))
-    with pytest.raises(FloatingPointError, match=r'the loss is not finite: loss.*\(epoch 4\); '
-                                                 r'lower the learning rates'):
+    Trouble(model, 3 * num_steps(data) + 2, lambda loss: loss * float('nan'))
+    with pytest.raises(FloatingPointError, match=r'the loss is not finite: loss \(epoch 4, step '
+                                                 r'2\); lower the learning rates'):
         fit(model, data, epochs=9, average=average)
     assert equal(model.state_dict(), evaluation.states[1])
     assert all(v.isfinite().all() for v in model.state_dict().values())
+
+
+def test_divergence_is_found_without_waiting(data, monkeypatch):
+    monkeypatch.setattr(trainer, 'LOOK_STEPS', 4)
+    progress = trainer._Progress(make('complex', data))
+    values = [1.0, 2.0, math.nan, 3.0]
+    with NoSync():
+        for x in values[:3]:
+            progress.add({'loss': torch.tensor(x), 'softmax': torch.tensor(x)}, 8)
+    with pytest.raises(FloatingPointError, match=r'not finite: softmax \(epoch 1, step 3\)'):
+        progress.add({'loss': torch.tensor(3.0), 'softmax': torch.tensor(3.0)}, 8)
+
+
+def test_a_loss_that_explodes(data):
+    progress = trainer._Progress(make('complex', data))
+    for x in (3.0, 2e4, -3e4, 3.1e4):
+        progress.add({'loss': torch.tensor(x), 'sampled': torch.tensor(x)}, 8)
+    with pytest.raises(FloatingPointError, match=r'the loss explodes: sampled is 3.1e\+04 \(epoch '
+                                                 r'1, step 4\); lower the learning rates'):
+        progress.look()
 
 
 @pytest.mark.parametrize('name', ['select', 'gate_split'])
@@ -480,6 +500,7 @@ def test_unknown_split(name, data):
     ({'lr': 0.0}, r"'lr' needs to be positive \(got 0.0\)"),
     ({'dense_lr': -1.0}, r"'dense_lr' needs to be positive \(got -1.0\)"),
     ({'gate_lr': float('inf')}, r"'gate_lr' needs to be positive \(got inf\)"),
+    ({'checkpoint_minutes': 0.0}, r"'checkpoint_minutes' needs to be positive \(got 0.0\)"),
     ({'lr': float('nan')}, r"'lr' needs to be positive \(got nan\)"),
     ({'optimizer': 'lion'}, r"Unknown 'optimizer' 'lion' .*\['adagrad', 'adam', 'sgd'\]"),
     ({'average': 1.0}, r"'average' needs to be in \[0, 1\) \(got 1.0\)"),
