@@ -12,7 +12,15 @@ from pyg_mmkgc.nn.decoders import (
 from pyg_mmkgc.nn.experts import ModalityExperts
 from pyg_mmkgc.nn.fusion import CMKF, AdaptiveFusion, EntityViews
 from pyg_mmkgc.nn.information import CLUB, InfoNCE, MutualInformation
-from pyg_mmkgc.nn.models import AdditiveComplEx, ComplEx, KGModel, MoCME, MoMoK, MultiModalModel
+from pyg_mmkgc.nn.models import (
+    AdditiveComplEx,
+    ComplEx,
+    KGModel,
+    MoCME,
+    MoMoK,
+    MultiModalModel,
+    NearestNeighbour,
+)
 
 __all__ = classes = [
     'CLUB',
@@ -34,6 +42,7 @@ __all__ = classes = [
     'ModalityExperts',
     'MultiModalModel',
     'MutualInformation',
+    'NearestNeighbour',
     'RotatEDecoder',
     'TransEDecoder',
     'TuckERDecoder',

@@ -20,7 +20,7 @@ from torch_geometric.data import HeteroData
 from pyg_mmkgc.data import EDGE, build_index, get_triples, seen_entities
 from pyg_mmkgc.data.io import PathLike
 from pyg_mmkgc.datasets import normalize_name
-from pyg_mmkgc.nn import AdditiveComplEx, ComplEx, KGModel, MoCME, MoMoK
+from pyg_mmkgc.nn import AdditiveComplEx, ComplEx, KGModel, MoCME, MoMoK, NearestNeighbour
 from pyg_mmkgc.sampler import (
     EGNS,
     Bernoulli,
@@ -35,6 +35,7 @@ MODELS: Dict[str, Type[KGModel]] = {
     'complex': ComplEx,
     'mocme': MoCME,
     'momok': MoMoK,
+    'nearest': NearestNeighbour,
 }
 SAMPLERS: Dict[str, Type[TripleNegativeSampling]] = {
     'bernoulli': Bernoulli,

@@ -5,5 +5,14 @@ from pyg_mmkgc.nn.models.complex import ComplEx
 from pyg_mmkgc.nn.models.mocme import MoCME
 from pyg_mmkgc.nn.models.momok import MoMoK
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
+from pyg_mmkgc.nn.models.nearest_neighbour import NearestNeighbour
 
-__all__ = classes = ['AdditiveComplEx', 'ComplEx', 'KGModel', 'MoCME', 'MoMoK', 'MultiModalModel']
+__all__ = classes = [
+    'AdditiveComplEx',
+    'ComplEx',
+    'KGModel',
+    'MoCME',
+    'MoMoK',
+    'MultiModalModel',
+    'NearestNeighbour',
+]
