@@ -1,12 +1,17 @@
 r"""Entities that come to a graph after its model was trained."""
 import copy
-from typing import Dict, Mapping, Optional, Sequence, Tuple
+import csv
+import json
+from pathlib import Path
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_mmkgc.data.hetero import modality_dicts, set_modality
+from pyg_mmkgc.data.io import PathLike
 from pyg_mmkgc.data.labels import Labels
 
 Inputs = Tuple[Dict[str, Tensor], Dict[str, Tensor]]
@@ -107,3 +112,78 @@ def add_entities(data: HeteroData, labels: Sequence[str], features: Mapping[str,
         set_modality(out, m, torch.cat([x[:], x_dict[m].to(x.device, x.dtype)]),
                      torch.cat([old_mask[m], mask_dict[m].to(old_mask[m].device)]))
     return out
+
+
+def read_features(path: PathLike) -> Dict[str, Tensor]:
+    r"""Read the features of one entity: a vector for each modality.
+
+    - `.npz`: an array :math:`(C_m)` or :math:`(1, C_m)` under the name of each modality;
+    - `.json`: a mapping from names to lists of numbers;
+    - `.csv`: a line for each modality, its name and then its numbers.
+
+    Args:
+        path (str or os.PathLike): The file.
+
+    Returns:
+        Dict[str, torch.Tensor]: For each modality its features :math:`(1, C_m)`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such file; the message names it, and the line or modality.
+    """
+    path = Path(path)
+    readers = {'.npz': _read_npz, '.json': _read_json, '.csv': _read_csv}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"{path}: expected a file of features, one of {sorted(readers)} (got "
+                         f"'{path.suffix}')")
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file '{path}'")
+    out = {}
+    for where, name, values in readers[path.suffix.lower()](path):
+        try:
+            x = torch.as_tensor(np.asarray(values, dtype=np.float32))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f'{where}: expected numbers of modality {name!r} ({error})') from error
+        if x.dim() == 2 and x.size(0) == 1:
+            x = x[0]
+        if x.dim() != 1 or x.numel() == 0:
+            raise ValueError(f'{where}: expected one vector of modality {name!r} (got shape '
+                             f'{list(x.shape)})')
+        if name in out:
+            raise ValueError(f'{where}: modality {name!r} occurs twice (expected once)')
+        out[name] = x.unsqueeze(0)
+    if not out:
+        raise ValueError(f'{path}: expected at least one modality (got none)')
+    return out
+
+
+def _read_npz(path: Path) -> Iterator[Tuple[str, str, Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # Damaged files make numpy and zipfile raise about anything.
+        raise ValueError(f'{path}: damaged or no npz archive ({error})') from error
+    for name, array in arrays.items():
+        yield str(path), name, array
+
+
+def _read_json(path: Path) -> Iterator[Tuple[str, str, Any]]:
+    try:
+        values = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(f'{path}: expected JSON ({error})') from error
+    if not isinstance(values, dict):
+        raise ValueError(f'{path}: expected a mapping from modalities to lists of numbers (got '
+                         f'{type(values).__name__})')
+    for name, vector in values.items():
+        yield str(path), name, vector
+
+
+def _read_csv(path: Path) -> Iterator[Tuple[str, str, Any]]:
+    try:
+        with open(path, encoding='utf-8-sig', newline='') as f:
+            for row in (reader := csv.reader(f)):
+                if row:
+                    yield f'{path}:{reader.line_num}', row[0].strip(), row[1:]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f'{path}: expected a table in UTF-8 ({error})') from error

@@ -13,8 +13,8 @@ from pyg_mmkgc.evaluation.ranking import MAX_BATCH_SIZE_CPU, Scorer
 
 #: Stands for a score of minus infinity, which times a probability of zero would be NaN.
 LOWEST = -1e30
-#: Most scores held at once.
-MAX_ELEMENTS = 2**26
+#: Most scores held at once, as far as this leaves some queries.
+MAX_ELEMENTS, MIN_QUERIES = 2**26, 64
 #: Temperatures that are looked at, and how often the range is halved (on a log scale).
 BOUNDS, HALVINGS = (1e-4, 1e4), 40
 
@@ -68,8 +68,8 @@ def fit_temperature(model: Any, data: HeteroData, split: str = 'val', *,
             (default: :obj:`"val"`)
         candidates (str, optional): ``'seen'`` or ``'all'``, see :func:`evaluate`.
             (default: as there)
-        max_queries (int, optional): Of more queries, a seeded sample is taken.
-            (default: :obj:`2048`)
+        max_queries (int, optional): Of more queries, a seeded sample is taken; it is smaller
+            where entities are very many. (default: :obj:`2048`)
         seed (int, optional): The seed of the sample. (default: :obj:`0`)
 
     Raises:
@@ -186,11 +186,13 @@ def _scores(model: Any, data: HeteroData, split: str, candidates: Optional[str],
         torch.cat([tail_index, head_index])
     ])
     order = torch.randperm(queries.size(1), generator=torch.Generator().manual_seed(seed))
-    queries = queries[:, order[:max_queries].to(device)]
+    num_entities = data['entity'].num_nodes
+    size = min(max_queries, max(MIN_QUERIES, MAX_ELEMENTS // num_entities))
+    queries = queries[:, order[:size].to(device)]
     with _evaluating(model):
         yield from filtered_scores(
             _as_scorer(model), *queries, build_index(data, known_splits(data, split)),
-            data['entity'].num_nodes, seen if candidates == 'seen' else None)
+            num_entities, seen if candidates == 'seen' else None)
 
 
 def _check_temperature(temperature: float) -> None:

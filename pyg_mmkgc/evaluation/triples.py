@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from pyg_mmkgc.data import TripleIndex
+from pyg_mmkgc.data.triples import check_ids
 from pyg_mmkgc.evaluation.calibration import log_probability
 from pyg_mmkgc.evaluation.evaluator import _evaluating
 from pyg_mmkgc.evaluation.ranking import rank
@@ -50,7 +51,11 @@ def predict_triples(model: Any, head_index: Tensor, rel_type: Tensor, tail_index
     Raises:
         ValueError: If ids or shapes are invalid, or the temperature is not positive.
     """
+    known = known.to(head_index.device)
     N, R = known.num_entities, known.num_relations
+    for name, index, size in [('head_index', head_index, N), ('rel_type', rel_type, R),
+                              ('tail_index', tail_index, N)]:
+        check_ids(name, index, size)
     with _evaluating(model):
         scorer = model.scorer()
         sides = [(tail_index, rel_type + R, head_index), (head_index, rel_type, tail_index)]
