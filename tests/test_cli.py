@@ -195,7 +195,7 @@ def test_predict_prints_a_table(trained):
 def test_predict_needs_one_side(trained, sides):
     result = invoke('predict', trained[0], '--relation', 'borders', *sides)
     assert result.exit_code == 2
-    assert 'expected exactly one of --head and --tail' in result.stderr
+    assert 'expected exactly one of --head, --tail and --new' in result.stderr
 
 
 # Help

@@ -193,4 +193,4 @@ def test_unseen_countries_of_atlas(name):
     with torch.no_grad():
         found = evaluate(renamed, data, 'inductive_test')
     assert found.mrr == pytest.approx(expected.mrr, abs=1e-4)
-    assert found.mrr > 0.1  # By chance .01.
+    assert found.mrr > 0.04  # By chance .007.
