@@ -48,9 +48,11 @@ def test_new_by_a_file(run, tmp_path):
     assert 'Iberia --official_language--> ?' in result.stdout
     assert 'Probabilities are calibrated on validation.' in result.stdout
     both = invoke(*question, '--features', path, '--numeric', NUMBERS)
-    assert both.exit_code == 0 and both.stdout != result.stdout
+    assert both.exit_code == 0
+    assert both.stdout != result.stdout
     twice = invoke(*question, '--features', path, '--text', 'Iberia (country)')
-    assert twice.exit_code == 2 and 'expected one source of text' in twice.stderr
+    assert twice.exit_code == 2
+    assert 'expected one source of text' in twice.stderr
 
 
 def test_the_model_abstains(run):
@@ -60,7 +62,8 @@ def test_the_model_abstains(run):
     assert ('France --borders--> ?: the model abstains, no answer has a probability of at least 1'
             in result.stdout)
     answers = json.loads(invoke(*question, '--json', '--min-probability', 0.02).stdout)
-    assert answers and all(answer['probability'] >= 0.02 for answer in answers)
+    assert answers
+    assert all(answer['probability'] >= 0.02 for answer in answers)
 
 
 def test_suspects(run):
@@ -71,7 +74,8 @@ def test_suspects(run):
     shown = invoke('suspects', run, '--top', 3).stdout
     assert all(triple['head'] in shown and triple['relation'] in shown for triple in found)
     folds = invoke('suspects', run, '--top', 3, '--folds', 2, '--json')
-    assert folds.exit_code == 0 and len(json.loads(folds.stdout)) == 3
+    assert folds.exit_code == 0
+    assert len(json.loads(folds.stdout)) == 3
 
 
 @pytest.mark.parametrize('arguments, match', [

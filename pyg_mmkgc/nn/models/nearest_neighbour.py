@@ -37,7 +37,8 @@ class NearestNeighbour(MultiModalModel):
             the softmax over all entities.
 
     Raises:
-        ValueError: If there is no modality, :math:`k` is not positive, or another loss is asked for.
+        ValueError: If there is no modality, :math:`k` is not positive, or another loss is asked
+            for.
     """
     def __init__(self, num_entities: int, num_relations: int, in_channels: Dict[str, int],
                  num_neighbours: int = 32, **kwargs):

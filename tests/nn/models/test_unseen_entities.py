@@ -133,9 +133,12 @@ def test_the_model_stays_as_it_was():
     before = {key: x.clone() for key, x in model.state_dict().items()}
     bigger = model.extend(add_entities(data, ['new'], {'text': torch.ones(1, 6)}))
     assert (bigger.num_entities, model.num_entities) == (41, 40)
-    assert bigger.structure.weight.shape == (41, 8) and model.structure.weight.shape == (40, 8)
-    assert model.training and not bigger.training
-    assert model.known.num_entities == 40 and bigger.known.num_entities == 41
+    assert bigger.structure.weight.shape == (41, 8)
+    assert model.structure.weight.shape == (40, 8)
+    assert model.training
+    assert not bigger.training
+    assert model.known.num_entities == 40
+    assert bigger.known.num_entities == 41
     assert all(torch.equal(x, before[key]) for key, x in model.state_dict().items())
     # All other weights are shared:
     assert bigger.decoder.weight is model.decoder.weight
