@@ -102,7 +102,7 @@ def test_train_leaves_a_run_folder(trained):
     out, _ = trained
     assert {path.name for path in out.iterdir()} == {
         'config.yaml', 'history.jsonl', 'model.safetensors', 'curves.png', 'modality_weights.png',
-        'metrics.json', 'metrics-inductive_test.json'}
+        'metrics.json', 'metrics-inductive_test.json', 'calibration.json', 'reliability.png'}
     metrics = json.loads((out / 'metrics.json').read_text())
     assert (metrics['dataset'], metrics['model'], metrics['seed']) == ('tiny', 'mocme', 1)
 
@@ -195,7 +195,7 @@ def test_predict_prints_a_table(trained):
 def test_predict_needs_one_side(trained, sides):
     result = invoke('predict', trained[0], '--relation', 'borders', *sides)
     assert result.exit_code == 2
-    assert 'expected exactly one of --head and --tail' in result.stderr
+    assert 'expected exactly one of --head, --tail and --new' in result.stderr
 
 
 # Help
@@ -225,7 +225,8 @@ def test_help_shows_defaults_and_an_example(name, defaults):
 
 
 def test_help_names_all_commands():
-    assert set(main.commands) == {'audit', 'doctor', 'evaluate', 'init', 'predict', 'train'}
+    assert set(main.commands) == {'audit', 'doctor', 'evaluate', 'init', 'predict', 'suspects',
+                                  'train'}
     result = invoke('--help')
     assert all(name in result.stdout for name in main.commands)
 

@@ -62,12 +62,24 @@ def _write_thumbnails(path: Path, modalities: dict) -> None:
 
 
 def _write_features(path: Path, modalities: dict) -> None:
-    from safetensors.numpy import save_file
     tensors = {}
     for name, modality in sorted(modalities.items()):
         tensors[name] = modality.values.astype(np.float16)
         tensors[f'{name}_index'] = np.array(modality.index, dtype=np.int32)
-    save_file(tensors, str(path))
+    _write_tensors(path, tensors)
+
+
+def _write_encoders(path: Path, modalities: dict) -> None:
+    _write_tensors(path, {
+        f'{name}_{key}': value.astype(np.float16 if key in ('axes', 'mean') else np.float32)
+        for name, modality in sorted(modalities.items())
+        for key, value in sorted(modality.encoder.items())
+    })
+
+
+def _write_tensors(path: Path, tensors: dict) -> None:
+    from safetensors.numpy import save_file
+    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, str(path))
     path.chmod(0o644)  # safetensors lets nobody but the owner read it
 
 
@@ -115,6 +127,7 @@ def build(archives: Archives, folder: Path) -> None:
              if key.type == 'country'}
     modalities = encode_all(archives, labels, train)
     _write_features(folder / 'features.safetensors', modalities)
+    _write_encoders(folder / 'encoders.safetensors', modalities)
     _write_thumbnails(folder / 'thumbnails.zip', modalities)
     card = json.dumps(_card(modalities, labels, held_out), indent=1, ensure_ascii=False)
     (folder / 'modalities.json').write_text(card + '\n', encoding='utf-8')
@@ -181,7 +194,8 @@ def compare(old: Path, new: Path) -> list[str]:
         print(f'{name}: {"the same bytes" if same else "DIFFERENT"}')
         if not same:
             wrong.append(name)
-    wrong += _compare_features(old / 'features.safetensors', new / 'features.safetensors')
+    for name in ('features.safetensors', 'encoders.safetensors'):
+        wrong += _compare_features(old / name, new / name)
     a, b = _thumbnails(old / 'thumbnails.zip'), _thumbnails(new / 'thumbnails.zip')
     if a.keys() != b.keys():
         return [*wrong, 'thumbnails.zip: other pictures']

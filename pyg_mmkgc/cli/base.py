@@ -24,8 +24,8 @@ def data_options(command: Callable) -> Callable:
             click.option('--mirror', metavar='DIR', show_default='$PYG_MMKGC_MIRROR, else none',
                          help='A folder or an address that holds <NAME>/<file> of the published '
                          'files.'),
-            click.option('--splits', metavar='official|clean', show_default='official',
-                         help='The splits, where the dataset has both.'),
+            click.option('--splits', metavar='official|clean|inductive', show_default='official',
+                         help='The splits, where the dataset has a choice.'),
             click.option('--features', metavar='CHOICE', show_default="the dataset's own",
                          help='The features, where the dataset has a choice: auto, released, '
                          'labels, none.')]):

@@ -60,7 +60,24 @@ def print_examples(examples: Sequence[Dict[str, Any]]) -> None:
             console.print(Text(f'      seen by {_weights(weights["query"])}', style='dim'))
 
 
-def print_answers(head: str, relation: str, tail: str, answers: Sequence[Dict[str, Any]]) -> None:
+def print_suspects(found: Sequence[Dict[str, Any]]) -> None:
+    r"""A table of implausible triples.
+
+    Args:
+        found (Sequence[Dict[str, Any]]): From :func:`~pyg_mmkgc.training.suspects`.
+    """
+    table = Table('', 'head', 'relation', 'tail', 'probability', 'rank of head', 'rank of tail')
+    for column in (table.columns[0], *table.columns[4:]):
+        column.justify = 'right'
+    for i, triple in enumerate(found, 1):
+        table.add_row(str(i), Text(triple['head']), Text(triple['relation']), Text(triple['tail']),
+                      f'{triple["probability"]:.1e}', f'{triple["head_rank"]:.0f}',
+                      f'{triple["tail_rank"]:.0f}')
+    _console().print(table)
+
+
+def print_answers(head: str, relation: str, tail: str, answers: Sequence[Dict[str, Any]],
+                  calibrated: bool = False, min_probability: float = 0.0) -> None:
     r"""A table of answers to one question.
 
     Args:
@@ -68,8 +85,15 @@ def print_answers(head: str, relation: str, tail: str, answers: Sequence[Dict[st
         relation (str): The relation.
         tail (str): The tail, or ``'?'``.
         answers (Sequence[Dict[str, Any]]): From :func:`~pyg_mmkgc.evaluation.predict`.
+        calibrated (bool, optional): Whether probabilities are. (default: :obj:`False`)
+        min_probability (float, optional): What they were asked to be at least.
+            (default: :obj:`0.0`)
     """
     console = _console()
+    if not answers:
+        console.print(Text(f'{head} --{relation}--> {tail}: the model abstains, no answer has a '
+                           f'probability of at least {min_probability:g}'))
+        return
     weighted = any(answer['modality_weights'] is not None for answer in answers)
     table = Table('', 'entity', 'probability', 'known', *(['modality weights'] if weighted else []),
                   title=Text(f'{head} --{relation}--> {tail}'), title_justify='left')
@@ -84,7 +108,8 @@ def print_answers(head: str, relation: str, tail: str, answers: Sequence[Dict[st
         query = answers[0]['modality_weights']['query']
         asked = tail if head == '?' else head
         console.print(Text(f'{asked} was seen by {_weights(query)}'))
-    console.print(Text('Probabilities are not calibrated.', style='dim'))
+    console.print(Text('Probabilities are calibrated on validation.' if calibrated else
+                       'Probabilities are not calibrated.', style='dim'))
 
 
 def _console() -> Console:

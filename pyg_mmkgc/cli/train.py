@@ -16,8 +16,8 @@ EXAMPLE = 'pyg-mmkgc train --dataset mkgw --splits clean --mirror ../shared/data
               'Case and hyphens do not matter.')
 @data_options
 @click.option('--model', default='mocme', metavar='NAME',
-              help='The model: mocme, momok, additive or complex. Its recipe for the dataset is '
-              'used, or the one that is named, such as mocme-db15k.')
+              help='The model: mocme, momok, additive, nearest or complex. Its recipe for the '
+              'dataset is used, or the one that is named, such as mocme-db15k.')
 @click.option('--epochs', type=click.IntRange(min=1), show_default='as the recipe says',
               help='The largest number of epochs, which the baseline must not exceed either.')
 @click.option('--seed', type=click.IntRange(min=0), show_default='as the recipe says',

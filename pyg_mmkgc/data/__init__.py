@@ -17,6 +17,7 @@ from pyg_mmkgc.data.hetero import (
 )
 from pyg_mmkgc.data.labels import Labels
 from pyg_mmkgc.data.memmap import MemoryMapped, memory_map
+from pyg_mmkgc.data.new_entities import add_entities, complete_features, read_features
 from pyg_mmkgc.data.relation_classes import RELATION_CLASSES, relation_classes
 from pyg_mmkgc.data.splits import clean_splits, split_entities, split_triples
 from pyg_mmkgc.data.triples import TripleIndex
@@ -30,10 +31,12 @@ __all__ = classes = [
     'Labels',
     'MemoryMapped',
     'TripleIndex',
+    'add_entities',
     'audit',
     'build_data',
     'build_index',
     'clean_splits',
+    'complete_features',
     'from_dataframe',
     'from_pykeen',
     'from_triples',
@@ -43,6 +46,7 @@ __all__ = classes = [
     'memory_map',
     'modality_dicts',
     'modality_names',
+    'read_features',
     'relation_classes',
     'seen_entities',
     'set_modality',

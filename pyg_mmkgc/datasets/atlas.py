@@ -2,7 +2,7 @@ r"""The embedded default dataset."""
 import json
 import zipfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import torch
 from safetensors.torch import load_file
@@ -10,8 +10,14 @@ from torch import Tensor
 
 from pyg_mmkgc.data.hetero import build_data
 from pyg_mmkgc.data.labels import Labels
-from pyg_mmkgc.datasets.base import GraphDataset
+from pyg_mmkgc.datasets.base import GraphDataset, number_row
+from pyg_mmkgc.transforms.encode_image import read_image
+from pyg_mmkgc.transforms.encode_text import EncodeText
+from pyg_mmkgc.transforms.image_encoders import EfficientNetLite0Encoder
 
+#: What `numeric` is made of, in the order of its columns.
+NUMBERS = ('latitude', 'longitude', 'area', 'population', 'gdp_per_head', 'literacy')
+_BICUBIC = 3  # Of Pillow, which is an extra.
 #: The files that ship with the package, written by `datasets/atlas/build.py`.
 FOLDER = Path(__file__).parent / 'data' / 'atlas'
 SPLITS = ('train', 'val', 'test', 'inductive_test')
@@ -56,6 +62,59 @@ class Atlas(GraphDataset):
         data['entity', 'to', 'entity'].description = Labels(row[1] for row in relations)
         data.candidates = 'seen'
         self.data = data
+
+    def encode_content(self, modality: str, content: Any) -> Tensor:
+        r"""The vector of content as the builder would make it, from what it noted down.
+
+        - ``text``: the name and the type, ``'France (country)'``; needs the extra ``text``;
+        - ``image``: the path of a picture of the flag, ``outline``: black on white, north up; they
+          need the extra ``image``;
+        - ``numeric``: ``latitude`` and ``longitude`` (degrees), and as far as known ``area``
+          (square kilometres), ``population``, ``gdp_per_head`` (dollars a year) and ``literacy``
+          (percent).
+
+        Args:
+            modality (str): The modality.
+            content (Any): A text, the path of a file, or numbers by name.
+        """
+        if modality == 'text':
+            return EncodeText('minilm').encode_new(self._data, content)
+        if modality == 'numeric':
+            return self._encode_numbers(content)
+        return self._encode_picture(modality, content)
+
+    def _encode_picture(self, name: str, path: str) -> Tensor:
+        encoder, image = EfficientNetLite0Encoder(), read_image(path)
+        state = load_file(FOLDER / 'encoders.safetensors')
+        # As wide or high as what the network sees, in the middle of grey, which is zero to it; the
+        # encoder cuts the margin off.
+        scale = encoder.image_size / max(image.size)
+        image = image.resize([max(1, round(scale * side)) for side in image.size],
+                             resample=_BICUBIC)
+        canvas = image.resize((encoder.resized_size, ) * 2)
+        canvas.paste((127, 127, 127), (0, 0, *canvas.size))
+        canvas.paste(image, tuple((encoder.resized_size - side) // 2 for side in image.size))
+        x = encoder([canvas]) - state[f'{name}_mean'].float()
+        return x @ state[f'{name}_axes'].float().t()
+
+    def _encode_numbers(self, numbers: Mapping[str, float]) -> Tensor:
+        row = number_row(numbers, NUMBERS)
+        if bool(row[:2].isnan().any()):
+            raise ValueError(f"expected 'latitude' and 'longitude' (got {sorted(numbers)})")
+        if bool((row[2:] <= 0).any()):
+            raise ValueError(f'expected {list(NUMBERS[2:])} to be positive (got {dict(numbers)})')
+        state = load_file(FOLDER / 'encoders.safetensors')
+        latitude, longitude = row[:2].deg2rad()
+        position = torch.stack([latitude.cos() * longitude.cos(),
+                                latitude.cos() * longitude.sin(), latitude.sin()])
+        phase = position @ state['numeric_waves'].double()
+        waves = torch.stack([phase.sin(), phase.cos()], dim=1).flatten()
+        # Factors that give each column about unit variance, as in `datasets/atlas/features.py`.
+        row[2:5] = row[2:5].log()
+        mean, std = state['numeric_scales'].double().unbind(1)
+        value = (row[2:] - mean) / std
+        value = torch.stack([value.nan_to_num(0.0), value.isnan().double()], dim=1).flatten()
+        return torch.cat([3**0.5 * position, 2**0.5 * waves, value]).float().unsqueeze(0)
 
     @property
     def info(self) -> Dict[str, Any]:

@@ -1,6 +1,7 @@
 r"""What all datasets share: one graph in memory, files with known hashes, caches without pickle."""
 import contextlib
 import copyreg
+import difflib
 import hashlib
 import http
 import http.client
@@ -26,7 +27,7 @@ from pyg_mmkgc.data.hetero import EDGE, build_data, modality_names, seen_entitie
 from pyg_mmkgc.data.hetero import split_names as names_of_splits
 from pyg_mmkgc.data.io import atomic_write, load_data, save_data
 from pyg_mmkgc.data.labels import Labels, unique_labels
-from pyg_mmkgc.data.splits import clean_splits
+from pyg_mmkgc.data.splits import clean_splits, split_entities
 from pyg_mmkgc.datasets.openke import read_descriptions, read_numeric_triples, read_openke
 from pyg_mmkgc.datasets.released import RELEASED_FILES, find_fill, find_released, read_released
 from pyg_mmkgc.transforms.encode_content import HUGGING_FACE
@@ -38,7 +39,7 @@ CACHE_VERSION = 2
 DESCRIPTIONS = 'descriptions.tsv'
 #: The repository and commit that all five benchmarks' triples come from.
 NATIVE = ('zjukg/NATIVE', 'c72291c3d571b36c754897935d21718aa4568fe7')
-SPLITS = ('official', 'clean')
+SPLITS = ('official', 'clean', 'inductive')
 FEATURES = ('auto', 'released', 'labels', None)
 DESCRIPTION = ('joined', 'modality')
 _TIMEOUT = 30.0  # In seconds, for each answer of a server.
@@ -73,6 +74,55 @@ class GraphDataset(InMemoryDataset):
     def load(self, path: str, data_cls: type = HeteroData) -> None:
         r"""Loads the graph with :func:`~pyg_mmkgc.data.io.load_data`, not by unpickling."""
         self.data, self.slices = load_data(path), None
+
+    def encode_content(self, modality: str, content: Any) -> Tensor:
+        r"""The vector :math:`(1, C)` of content that no entity of the dataset has, by the encoder
+        that made those of the others.
+
+        Args:
+            modality (str): The modality.
+            content (Any): A text, the path of a file, or numbers by name.
+
+        Raises:
+            ImportError: If there is no such encoder, or it needs a package that is not installed.
+            ValueError: If it cannot encode the content.
+        """
+        raise ImportError(f'{self.__class__.__name__} has no encoder of it')
+
+    def encode_entity(self, contents: Mapping[str, Any]) -> Dict[str, Tensor]:
+        r"""Features of an entity that the dataset does not hold, by the encoders that made the
+        features of the others; for :meth:`~pyg_mmkgc.nn.MultiModalModel.embed` and
+        :func:`~pyg_mmkgc.evaluation.predict`.
+
+        Args:
+            contents (Mapping[str, Any]): For each modality at hand a text, the path of a file, or
+                numbers by name.
+
+        Raises:
+            ValueError: If there is no such modality, or no encoder of it on this machine; the
+                message says what to do instead.
+            FileNotFoundError: If there is no such file.
+        """
+        out = {}
+        for modality, content in contents.items():
+            if modality not in self.modalities:
+                raise ValueError(f'Unknown modality {modality!r} of {self.__class__.__name__} '
+                                 f'(expected some of {self.modalities})')
+            channels = self._data['entity'][modality].size(1)
+            try:
+                x = self.encode_content(modality, content)
+            except ImportError as error:
+                raise ValueError(f'modality {modality!r} cannot be encoded here ({error}); give '
+                                 f'its vector of {channels} numbers instead, by features= or '
+                                 f'--features') from error
+            except ValueError as error:
+                raise ValueError(f'modality {modality!r}: {error}') from error
+            if x.shape != (1, channels):
+                raise ValueError(f'modality {modality!r} was encoded to shape {list(x.shape)} '
+                                 f'(expected {[1, channels]}); give its vector instead, by '
+                                 f'features= or --features')
+            out[modality] = x
+        return out
 
     @property
     def num_entities(self) -> int:
@@ -156,7 +206,9 @@ class MMKGDataset(GraphDataset):
         root (str, optional): The folder of all datasets. (default: `$PYG_MMKGC_ROOT`, else
             `./datasets`)
         splits (str, optional): ``'official'``: as published; ``'clean'``: without repeats and
-            overlap, see :func:`~pyg_mmkgc.data.clean_splits`. (default: :obj:`'official'`)
+            overlap, see :func:`~pyg_mmkgc.data.clean_splits`; ``'inductive'``: all triples split
+            anew, such that 5 % of the entities occur in split ``'inductive_test'`` alone, see
+            :func:`~pyg_mmkgc.data.split_entities` (seed 0). (default: :obj:`'official'`)
         features (str, optional): ``'released'``: the released files; ``'labels'``: modality
             ``text`` from labels and descriptions, and ``numeric`` where the benchmark has
             literals, which needs no other download; ``'auto'``: each modality from its released
@@ -383,6 +435,8 @@ class MMKGDataset(GraphDataset):
         entities, relations, splits = read_openke(self.raw_dir)
         if self.splits == 'clean':
             splits = clean_splits(splits)
+        elif self.splits == 'inductive':
+            splits = split_entities(torch.cat(list(splits.values())))
         data = build_data(splits, unique_labels(self.entity_labels(entities), entities),
                           unique_labels(self.relation_labels(relations), relations))
         data.candidates = 'all'
@@ -424,17 +478,35 @@ class MMKGDataset(GraphDataset):
             set_modality(data, modality, x, mask)
         return out
 
+    def encode_content(self, modality: str, content: Any) -> Tensor:
+        texts = self._texts(DESCRIPTIONS in self._data.raw_files)
+        numeric = EncodeNumeric() if self.numeric is None else self.numeric
+        if self.pre_transform is None and modality not in self._released:
+            if modality in texts:
+                return EncodeText(self.encoder, texts[modality]).encode_new(self._data, content)
+            if modality == numeric.modality:
+                return self._encode_numbers(numeric, content)
+        return super().encode_content(modality, content)
+
+    def _encode_numbers(self, numeric: EncodeNumeric, numbers: Mapping[str, float]) -> Tensor:
+        entities = read_openke(self.raw_dir)[0]
+        value, attributes = read_numeric_triples(Path(self.raw_dir) / self.numeric_file, entities)
+        labels = unique_labels(self.attribute_labels(attributes), attributes)
+        return numeric.encode_new(value, seen_entities(self._data), number_row(numbers, labels))
+
+    def _texts(self, described: bool) -> Dict[str, List[str]]:
+        # The modalities made of texts, and which texts.
+        if self.description == 'modality':
+            return {'text': ['label'], 'description': ['description_text']}
+        return {'text': ['label', 'description_text'] if described else ['label']}
+
     def _add_encoded(self, data: HeteroData, entities: List[str],
                      present: Dict[str, Path]) -> Dict[str, str]:
         out: Dict[str, str] = {}
         encoder = self.encoder if isinstance(self.encoder, str) else type(self.encoder).__name__
-        texts = {'text': ['label']}
         if self.description == 'modality':
             self._require(DESCRIPTIONS, present, "description='modality'")
-            texts['description'] = ['description_text']
-        elif DESCRIPTIONS in present:
-            texts['text'] = ['label', 'description_text']
-        for modality, sources in texts.items():
+        for modality, sources in self._texts(DESCRIPTIONS in present).items():
             if modality not in self._released:
                 EncodeText(self.encoder, sources, modality).forward(data)
                 out[modality] = f'{" and ".join(sources)}, encoded by {encoder!r}'
@@ -486,6 +558,24 @@ class MMKGDataset(GraphDataset):
                    if file.name not in data.raw_files) or any(
                        data.released_files.get(path.name) != _state(path)
                        for path in self._released.values())
+
+
+def number_row(numbers: Mapping[str, float], names: Sequence[str]) -> Tensor:
+    r"""Numbers by name as a vector in the order of :obj:`names`, NaN where there is none.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    index = {name: i for i, name in enumerate(names)}
+    out = torch.full((len(names), ), float('nan'), dtype=torch.double)
+    for name, value in numbers.items():
+        if name not in index:
+            close = difflib.get_close_matches(name, names, n=3)
+            hint = f'did you mean {" or ".join(map(repr, close))}?' if close else (
+                f'expected some of {list(names)[:20]}')
+            raise ValueError(f'Unknown number {name!r} ({hint})')
+        out[index[name]] = value
+    return out
 
 
 def _copy(source: Path, target: Path, file: RawFile) -> None:

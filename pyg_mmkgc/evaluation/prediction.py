@@ -1,12 +1,13 @@
 r"""Answers to one question in words."""
 import difflib
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_mmkgc.data import EDGE, build_index, seen_entities, split_names
+from pyg_mmkgc.data import EDGE, add_entities, build_index, seen_entities, split_names
+from pyg_mmkgc.evaluation.calibration import _check_temperature, known_splits
 from pyg_mmkgc.evaluation.evaluator import CANDIDATES, _device, _evaluating
 
 
@@ -21,12 +22,21 @@ def predict(
     top: int = 10,
     candidates: Optional[str] = None,
     exclude: Sequence[str] = (),
+    features: Optional[Mapping[str, Tensor]] = None,
+    masks: Optional[Mapping[str, Tensor]] = None,
+    temperature: Optional[float] = None,
+    min_probability: float = 0.0,
 ) -> List[Dict[str, Any]]:
     r"""The best answers to :math:`(h, r, ?)` or :math:`(?, r, t)`, best first.
 
-    The probability of an answer is the softmax over all candidates for a model that was trained
-    by one, else the sigmoid of the score. It is *probability-like*: it was not calibrated, and a
-    softmax shares one unit among all answers, however many of them are true.
+    With a :obj:`temperature` (:func:`fit_temperature`), the probability of an answer is that of
+    its being the missing one, among all candidates that train and validation do not know to be
+    true: each known answer competes with these alone. Without, it is *probability-like*: the
+    softmax over all candidates for a model that was trained by one, else the sigmoid of the score.
+
+    An entity that the graph does not hold is asked about by its :obj:`features`, without
+    training: it is no candidate itself. To ask for it as an answer, put it into the graph by
+    :func:`~pyg_mmkgc.data.add_entities` and :meth:`~pyg_mmkgc.nn.KGModel.extend`.
 
     Args:
         model (KGModel): A model that was built for :obj:`data`.
@@ -41,6 +51,15 @@ def predict(
             says, else ``'all'``: the same as in :func:`evaluate`).
         exclude (Sequence[str], optional): Splits whose triples are no answers.
             (default: none)
+        features (Mapping[str, torch.Tensor], optional): The entity asked about is a new one, whose
+            name is given, and has these features: :math:`(C_m)` or :math:`(1, C_m)` for each
+            modality at hand. (default: :obj:`None`, it is in the graph)
+        masks (Mapping[str, torch.Tensor], optional): See :func:`~pyg_mmkgc.data.add_entities`.
+            (default: :obj:`None`)
+        temperature (float, optional): The temperature of calibrated probabilities.
+            (default: :obj:`None`, not calibrated)
+        min_probability (float, optional): The model abstains from answers below.
+            (default: :obj:`0.0`)
 
     Returns:
         List[Dict[str, Any]]: For each answer ``'entity'``, ``'score'``, ``'probability'``;
@@ -57,6 +76,12 @@ def predict(
         raise ValueError(f"expected exactly one of 'head' and 'tail' (got {head!r} and {tail!r})")
     if top < 1:
         raise ValueError(f"'top' needs to be at least 1 (got {top})")
+    if not 0 <= min_probability <= 1:
+        raise ValueError(f"'min_probability' needs to be in [0, 1] (got {min_probability})")
+    if temperature is not None:
+        _check_temperature(temperature)
+    if features is not None:
+        model, data = _with_new(model, data, tail if head is None else head, features, masks)
     num_entities, num_relations = data['entity'].num_nodes, data[EDGE].num_relations
     labels = data['entity'].label
     entity = find_label('entity', labels, head if tail is None else tail)
@@ -70,10 +95,16 @@ def predict(
     with _evaluating(model):
         score = model.scorer()(head_index, rel_type, 0, num_entities)[0]  # [N]
         allowed = _allowed(data, entity, rel_type, candidates, exclude).to(score.device)
+        if features is not None:
+            allowed[entity] = False
         score = score.masked_fill(~allowed, float('-inf'))
-        probability = score.softmax(0) if model.objective == 'softmax' else score.sigmoid()
+        if temperature is not None:
+            probability = _filtered_softmax(score / temperature, data, head_index, rel_type)
+        else:
+            probability = score.softmax(0) if model.objective == 'softmax' else score.sigmoid()
         # A stable sort, so that ties come in the order of ids on every machine.
         answer = score.argsort(descending=True, stable=True)[:min(top, int(allowed.sum()))]
+        answer = answer[probability[answer] >= min_probability]
         query_weights = model.modality_weights(head_index, rel_type)
         answer_weights = model.modality_weights(answer) if answer.numel() > 0 else None
 
@@ -123,6 +154,27 @@ def find_label(kind: str, labels: Sequence[str], label: Union[str, int]) -> int:
     close = list(dict.fromkeys(close))[:3]
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ''
     raise ValueError(f'Unknown {kind} {label!r} (expected the label of one of {len(labels)}{hint})')
+
+
+def _with_new(model: Any, data: HeteroData, label: Union[str, int],
+              features: Mapping[str, Tensor],
+              masks: Optional[Mapping[str, Tensor]]) -> Tuple[Any, HeteroData]:
+    if not isinstance(label, str):
+        raise ValueError(f"a new entity needs a name (got {label!r}, and 'features')")
+    features = {m: x.unsqueeze(0) if x.dim() == 1 else x for m, x in features.items()}
+    data = add_entities(data, [label], features, masks)
+    return model.extend(data), data
+
+
+def _filtered_softmax(score: Tensor, data: HeteroData, head_index: Tensor,
+                      rel_type: Tensor) -> Tensor:
+    # The setting that the temperature was fitted in.
+    known = build_index(data, known_splits(data, 'train'))
+    _, known = known.answers(head_index.cpu(), rel_type.cpu())
+    rest = score.index_fill(0, known.to(score.device), float('-inf')).logsumexp(0)
+    own = torch.zeros_like(score, dtype=torch.bool)
+    own[known.to(score.device)] = True
+    return (score - torch.where(own, torch.logaddexp(score, rest), rest)).exp()
 
 
 def _allowed(data: HeteroData, entity: int, rel_type: Tensor, candidates: Optional[str],

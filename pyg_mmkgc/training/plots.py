@@ -1,6 +1,6 @@
 r"""The pictures of a run folder."""
 import textwrap
-from typing import TYPE_CHECKING, Any, Dict, List, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch_geometric.utils import scatter
 
 from pyg_mmkgc.data import EDGE, get_triples
 from pyg_mmkgc.data.io import PathLike, atomic_path
+from pyg_mmkgc.evaluation import Reliability
 from pyg_mmkgc.nn import KGModel
 
 if TYPE_CHECKING:
@@ -72,6 +73,25 @@ def plot_modality_weights(weights: Tensor, modalities: Sequence[str], relations:
                 axes.text(j, i, f'{value:.2f}', ha='center', va='center', fontsize='small',
                           color='white' if value < 0.6 else 'black')
     figure.colorbar(image, ax=[left, right], label='mean weight over training queries')
+    _save(figure, path)
+
+
+def plot_reliability(parts: Mapping[str, Reliability], path: PathLike) -> None:
+    r"""Draw how often the best answer is right over its probability; calibrated is the diagonal.
+
+    Args:
+        parts (Mapping[str, Reliability]): What is compared, by name.
+        path (str or os.PathLike): The PNG file, written atomically.
+    """
+    figure = _figure(4.6, 4.6)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color='gray', linestyle=':')
+    for name, part in parts.items():
+        axes.plot(part.confidence, part.accuracy, marker='.',
+                  label=f'{name} (calibration error {part.ece:.3f})')
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel='probability of the best answer',
+             ylabel='share of queries where it is right')
+    axes.legend(loc='upper left')
     _save(figure, path)
 
 

@@ -19,6 +19,7 @@ import torch_geometric
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 from torch_geometric.data import HeteroData
 
 import pyg_mmkgc
@@ -28,11 +29,13 @@ from pyg_mmkgc.datasets import GraphDataset, MMKGFolder, get_dataset, normalize_
 from pyg_mmkgc.evaluation import evaluate, predict
 from pyg_mmkgc.evaluation.memory import OutOfMemoryError, explain_out_of_memory
 from pyg_mmkgc.nn import KGModel
+from pyg_mmkgc.training.calibrate import calibrate
 from pyg_mmkgc.training.checkpoint import Checkpoints, StopRequest, lock_folder, stop_signals
 from pyg_mmkgc.training.fit import Fit
 from pyg_mmkgc.training.plots import (
     plot_curves,
     plot_modality_weights,
+    plot_reliability,
     relation_modality_weights,
 )
 from pyg_mmkgc.training.recipe import (
@@ -43,11 +46,13 @@ from pyg_mmkgc.training.recipe import (
     get_recipe,
     load_yaml,
 )
+from pyg_mmkgc.training.suspects import cross_predict, suspects
 from pyg_mmkgc.training.trainer import TrainResult
 
 CONFIG, HISTORY, WEIGHTS = 'config.yaml', 'history.jsonl', 'model.safetensors'
 METRICS, CURVES, MODALITY_WEIGHTS = 'metrics.json', 'curves.png', 'modality_weights.png'
 CHECKPOINTS = 'checkpoints'
+CALIBRATION, RELIABILITY = 'calibration.json', 'reliability.png'
 #: The one metadata entry of the weights, followed by a checksum, see `pyg_mmkgc.data.io`.
 METADATA_KEY, FORMAT = 'pyg_mmkgc', 'KGModel 1'
 #: Room for everything in a run folder but the weights.
@@ -69,6 +74,8 @@ class Run:
             empty if the run was interrupted.
         history (List[Dict[str, Any]]): What stands in `history.jsonl`.
         interrupted (bool): Whether it ended before it had metrics, by Ctrl-C say.
+        calibration (Dict[str, Any]): What stands in `calibration.json`.
+        dataset (GraphDataset, optional): The dataset that the graph is from, if it was not given.
     """
     path: Path
     config: Dict[str, Any]
@@ -77,6 +84,8 @@ class Run:
     metrics: Dict[str, Dict[str, Any]] = field(default_factory=dict)
     history: List[Dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
+    calibration: Dict[str, Any] = field(default_factory=dict)
+    dataset: Optional[GraphDataset] = None
 
     def evaluate(self, split: str = 'test', log: bool = False,
                  batch_size: Optional[int] = None) -> Dict[str, Any]:
@@ -93,9 +102,48 @@ class Run:
 
     def predict(self, **kwargs) -> List[Dict[str, Any]]:
         r"""Answer a question in words; the arguments are those of
-        :func:`~pyg_mmkgc.evaluation.predict`."""
+        :func:`~pyg_mmkgc.evaluation.predict`, the temperature that of the run if it has one."""
+        kwargs.setdefault('temperature', self.calibration.get('temperature'))
         with explain_out_of_memory('predicting', "take device 'cpu'"):
             return predict(self.model, self.data, **kwargs)
+
+    def encode_entity(self, contents: Mapping[str, Any]) -> Dict[str, Tensor]:
+        r"""Features of an entity that the graph does not hold, by the encoders of the dataset, see
+        :meth:`~pyg_mmkgc.datasets.GraphDataset.encode_entity`.
+
+        Args:
+            contents (Mapping[str, Any]): For each modality at hand a text, the path of a file, or
+                numbers by name.
+        """
+        if self.dataset is None:
+            raise ValueError("the run was loaded for given 'data', so its encoders are not at hand "
+                             '(expected features)')
+        return self.dataset.encode_entity(contents)
+
+    def suspects(self, split: str = 'train', top: int = 20, folds: Optional[int] = None,
+                 log: bool = False) -> List[Dict[str, Any]]:
+        r"""The known triples of a split that are least plausible, see
+        :func:`~pyg_mmkgc.training.suspects`.
+
+        Args:
+            split (str, optional): The split. (default: :obj:`"train"`)
+            top (int, optional): The number of triples. (default: :obj:`20`)
+            folds (int, optional): Judge each training triple by a model that was trained without
+                it, one for each fold. (default: :obj:`None`, by the model of the run)
+            log (bool, optional): Whether to show progress bars. (default: :obj:`False`)
+        """
+        if folds is not None:
+            if split != 'train':
+                raise ValueError(f"'folds' are of split 'train', of which the others are held out "
+                                 f'already (got {split!r})')
+            parts = {part: self.config[part] for part in ('model', 'sampler', 'train')}
+            recipe = Recipe.from_dict(self.config['name'], parts)
+            return suspects(self.data, cross_predict(recipe, self.data, folds, log), split, top)
+        with explain_out_of_memory('ranking', "take device 'cpu'"):
+            found = self.model.predict_triples(
+                *(x.to(_device(self)) for x in get_triples(self.data, split)),
+                temperature=self.calibration.get('temperature') or 1.0)
+        return suspects(self.data, found, split, top)
 
     def examples(self, split: str = 'test', num: int = 5, top: int = 3) -> List[Dict[str, Any]]:
         r"""Answers to questions that a split knows an answer to, to be looked at: the first
@@ -149,6 +197,8 @@ def train_run(
     `model.safetensors`      the best weights
     `curves.png`             loss and validation MRR
     `modality_weights.png`   how much each modality counts under each relation
+    `calibration.json`       the temperature of probabilities, and how far these can be relied on
+    `reliability.png`        the same as a picture
     `metrics.json`           the metrics on test; written last, so that it marks a finished run
     `metrics-<split>.json`   the same for each further test split
     ======================== ==================================================================
@@ -231,7 +281,7 @@ def train_run(
     default = f'{recipe.model["name"]}-{name}-{seed}-{time.strftime("%Y%m%d-%H%M%S")}'
     with stop_signals() as stop, _new_folder(out, default) as path, lock_folder(path):
         _write_config(path, config)
-        run = Run(path, config, fit.model, data)
+        run = Run(path, config, fit.model, data, dataset=dataset)
         _check_space(path, run.model)
         logger.info('Training %s on %s, run folder %s', recipe.model['name'], name, path)
         _complete(run, fit, baseline, stop, log)
@@ -273,17 +323,20 @@ def resume_run(path: PathLike, *, data: Optional[HeteroData] = None,
                             device=recipe.train_config().device)
         device, baseline = recipe.train_config().device, _read_baseline(path / CONFIG, config)
         _check_device(device)
-        data = _run_data(config, root, mirror) if data is None else data
+        dataset = None
+        if data is None:
+            dataset = _run_dataset(config, root, mirror)
+            data = dataset[0]
         _check_fingerprint(path / CONFIG, config['data'], data)
         with _telling_how_to_go_on(path):
             if config.get('result', {'interrupted': True})['interrupted']:
                 fit = Fit(recipe, data, log)
-                run = Run(path, config, fit.model, data)
+                run = Run(path, config, fit.model, data, dataset=dataset)
                 logger.info('Going on with the training in %s', path)
                 _complete(run, fit, baseline, stop, log)
             else:
                 run = Run(path, config, _load_model(path, recipe, data, device), data,
-                          history=_read_history(path))
+                          history=_read_history(path), dataset=dataset)
                 logger.info('Going on behind the training in %s', path)
                 _conclude(run, baseline, stop, log)
     return run
@@ -311,15 +364,21 @@ def load_run(path: PathLike, *, data: Optional[HeteroData] = None, root: Optiona
         raise FileNotFoundError(f"There is no run folder '{path}'")
     _check_device(device)
     config, recipe = _read_config(path / CONFIG)
-    data = _run_data(config, root, mirror) if data is None else data
+    dataset = None
+    if data is None:
+        dataset = _run_dataset(config, root, mirror)
+        data = dataset[0]
     _check_fingerprint(path / CONFIG, config['data'], data)
     model = _load_model(path, recipe, data, device)
     metrics = {}
     for file in sorted(path.glob(f'{Path(METRICS).stem}*.json')):
         values = _read_json(file, file.read_text(encoding='utf-8'))
         metrics[str(values.get('split'))] = values
+    calibration = {}
+    if (path / CALIBRATION).is_file():
+        calibration = _read_json(path / CALIBRATION, (path / CALIBRATION).read_text('utf-8'))
     return Run(path, config, model, data, metrics, _read_history(path),
-               METRICS not in {file.name for file in path.iterdir()})
+               METRICS not in {file.name for file in path.iterdir()}, calibration, dataset)
 
 
 def fingerprint(data: HeteroData) -> Dict[str, str]:
@@ -477,6 +536,7 @@ def _draw(run: Run) -> None:
 
 
 def _finish(run: Run, baseline: Optional[Recipe], stop: StopRequest, log: bool) -> None:
+    _calibrate(run)
     # The metrics of `'test'` are written last: their file says that the run is finished.
     splits = sorted(set(split_names(run.data)) - {'train', 'val', 'test'}) + ['test']
     metrics = {split: run.evaluate(split) for split in splits}
@@ -500,6 +560,17 @@ def _finish(run: Run, baseline: Optional[Recipe], stop: StopRequest, log: bool) 
             json.dump(values, f, indent=2, ensure_ascii=False)
             f.write('\n')
     run.metrics = metrics
+
+
+def _calibrate(run: Run) -> None:
+    run.calibration, parts = calibrate(run.model, run.data)
+    if parts:
+        plot_reliability(parts, run.path / RELIABILITY)
+    else:
+        logger.warning('Probabilities are not calibrated: %s', run.calibration['reason'])
+    with atomic_write(run.path / CALIBRATION) as f:
+        json.dump(run.calibration, f, indent=2)
+        f.write('\n')
 
 
 def _metrics(name: Tuple[str, str, int], model: KGModel, data: HeteroData, split: str,
@@ -622,11 +693,11 @@ def _read_history(path: Path) -> List[Dict[str, Any]]:
             for line in (path / HISTORY).read_text(encoding='utf-8').splitlines()]
 
 
-def _run_data(config: Dict[str, Any], root: Optional[PathLike],
-              mirror: Optional[PathLike]) -> HeteroData:
+def _run_dataset(config: Dict[str, Any], root: Optional[PathLike],
+                 mirror: Optional[PathLike]) -> GraphDataset:
     return get_dataset(config['dataset'], root=_absolute(root) or config.get('root'),
                        mirror=_absolute(mirror) or config.get('mirror'),
-                       **config.get('dataset_options', {}))[0]
+                       **config.get('dataset_options', {}))
 
 
 def _load_model(path: Path, recipe: Recipe, data: HeteroData, device: str) -> KGModel:

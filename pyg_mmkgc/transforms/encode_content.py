@@ -89,6 +89,22 @@ class EncodeContent(BaseTransform):
         r"""The vectors of a batch of contents ``[n, C]``."""
         return checked_vectors(self.encoder, self._encoder(contents), len(contents))
 
+    def encode_new(self, data: HeteroData, item: str) -> Tensor:
+        r"""The vector :math:`(1, C)` of an entity that the graph does not hold.
+
+        Args:
+            data (HeteroData): The graph whose entities were encoded.
+            item (str): The text or path of the new one.
+
+        Raises:
+            ValueError: If a vector may depend on those of others, or the file is damaged.
+            FileNotFoundError: If there is no such file.
+        """
+        if getattr(self._encoder, 'cache_key', None) is None:
+            raise ValueError(f"the encoder {self.encoder} has no 'cache_key', so its vectors may "
+                             f'depend on each other')
+        return self.encode([self.read(item)])
+
     def forward(self, data: HeteroData) -> HeteroData:
         contents = self.contents(data)
         owner = [i for i, items in enumerate(contents) for _ in items]

@@ -113,6 +113,21 @@ class EncodeNumeric(BaseTransform):
         x = torch.cat([x.flatten(1), present.double()], dim=1)
         return x.float(), present.any(dim=1), kept
 
+    def encode_new(self, value: Tensor, fit_mask: Tensor, new: Tensor) -> Tensor:
+        r"""The features of an entity that the matrix does not hold, by the same statistics.
+
+        Args:
+            value (torch.Tensor): Numbers ``[N, A]`` of the others, NaN where missing.
+            fit_mask (torch.Tensor): The entities that statistics are taken from, ``[N]``.
+            new (torch.Tensor): The numbers of the new one, ``[A]``.
+
+        Returns:
+            torch.Tensor: Features :math:`(1, C)`.
+        """
+        value = torch.cat([value, new.to(value.dtype).unsqueeze(0)])
+        fit_mask = torch.cat([fit_mask, fit_mask.new_zeros(1)])
+        return self.encode(value, fit_mask)[0][-1:]
+
     def _scale(self, value: Tensor, known: Tensor) -> Tensor:
         if self.scaling == 'quantile':
             distinct, count = torch.unique(known, return_counts=True)

@@ -62,6 +62,12 @@ class EncodeText(EncodeContent):
     def digest(self, item: str) -> str:
         return hashlib.sha256(item.encode('utf-8', 'surrogatepass')).hexdigest()
 
+    def encode_new(self, data: HeteroData, item: str) -> Tensor:
+        if hasattr(self._encoder, 'encode_new'):  # It learned from the texts of the graph.
+            texts = [text for items in self.contents(data) for text in items]
+            return self._encoder.encode_new(texts, [item])
+        return super().encode_new(data, item)
+
     def encode_all(self, items: List[str], name: Callable[[int], str]) -> Tuple[Tensor, Tensor]:
         if getattr(self._encoder, 'cache_key', None) is not None:
             return super().encode_all(items, name)

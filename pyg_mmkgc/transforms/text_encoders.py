@@ -2,7 +2,7 @@ r"""Encoders of texts: callables from texts to a tensor with one row each."""
 import re
 import warnings
 from functools import cached_property
-from typing import Any, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -40,28 +40,45 @@ class HashTextEncoder:
         self.seed = seed
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
+        return self._encode(texts)
+
+    def encode_new(self, texts: Sequence[str], new: Sequence[str]) -> Tensor:
+        r"""Vectors of further texts, in the space that is fitted to the texts at hand.
+
+        Args:
+            texts (Sequence[str]): The texts that the encoder was called with, in their order.
+            new (Sequence[str]): The further ones, from which nothing is learned.
+        """
+        return self._encode(texts, new)
+
+    def _encode(self, texts: Sequence[str], new: Optional[Sequence[str]] = None) -> Tensor:
         # Imported here: scikit-learn takes a second, and most runs do not encode.
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
-        out = torch.zeros(len(texts), self.channels)
+        out = torch.zeros(len(texts if new is None else new), self.channels)
         if len(texts) == 0:
             return out
         hashing = HashingVectorizer(analyzer='char_wb', ngram_range=(2, 4), n_features=2**16,
                                     alternate_sign=False, norm=None, dtype=np.float32)
         x = hashing.transform(texts)  # Sparse, [num_texts, 2**16].
+        y = None if new is None else hashing.transform(new)
         if len(texts) > self.channels:
             # What one text alone holds tells it from others, but likens it to none.
-            count = np.bincount(x.indices, minlength=x.shape[1])
-            x = x[:, np.flatnonzero(count > 1)]
+            kept = np.flatnonzero(np.bincount(x.indices, minlength=x.shape[1]) > 1)
+            x, y = x[:, kept], y if y is None else y[:, kept]
         if x.nnz == 0:
             return out
-        x = TfidfTransformer(sublinear_tf=True).fit_transform(x)
+        weights = TfidfTransformer(sublinear_tf=True)
+        x = weights.fit_transform(x)
         rank = min(self.channels, *x.shape)
         # Randomised, with two power iterations: more gain nothing here but time.
         svd = TruncatedSVD(rank, n_iter=2, random_state=self.seed)
         with np.errstate(invalid='ignore', divide='ignore'):  # Equal texts have no variance.
-            out[:, :rank] = torch.from_numpy(svd.fit_transform(x))
+            vectors = svd.fit_transform(x)
+        if y is not None:
+            vectors = svd.transform(weights.transform(y))
+        out[:, :rank] = torch.from_numpy(vectors)
         return torch.nn.functional.normalize(out, dim=-1)
 
     def __repr__(self) -> str:

@@ -52,7 +52,7 @@ def reload(run, path=None, **kwargs):
 def test_files(run):
     assert {path.name for path in run.path.iterdir()} == {
         'config.yaml', 'history.jsonl', 'model.safetensors', 'curves.png', 'modality_weights.png',
-        'metrics.json', 'metrics-inductive_test.json'}
+        'metrics.json', 'metrics-inductive_test.json', 'calibration.json', 'reliability.png'}
     for name in ('curves.png', 'modality_weights.png'):
         assert (run.path / name).read_bytes().startswith(b'\x89PNG\r\n\x1a\n')
     assert not run.interrupted

@@ -1,13 +1,15 @@
 r"""A folder of one's own as a dataset."""
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Union
 
+from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_mmkgc.data.hetero import modality_names
+from pyg_mmkgc.data.hetero import modality_names, seen_entities
 from pyg_mmkgc.data.labels import Labels
-from pyg_mmkgc.datasets.base import GraphDataset
+from pyg_mmkgc.datasets.base import GraphDataset, number_row
 from pyg_mmkgc.datasets.folder.config import CONFIG, KINDS, FolderConfig, read_config
 from pyg_mmkgc.datasets.folder.read import read_folder
 from pyg_mmkgc.datasets.folder.write import write_folder
@@ -73,8 +75,17 @@ class MMKGFolder(GraphDataset):
         super().__init__(transform=transform, pre_transform=pre_transform)
         config = read_config(self.path)
         data = read_folder(self.path, config)
-        encode(data, self.path, config)
+        self._encoded = encode(data, self.path, config)
         self.data = data if pre_transform is None else pre_transform(data)
+
+    def encode_content(self, modality: str, content: Any) -> Tensor:
+        if self.pre_transform is not None or modality not in self._encoded:
+            return super().encode_content(modality, content)
+        data, transform = self._data, self._encoded[modality]()
+        if hasattr(transform, 'contents'):
+            return transform.encode_new(data, content)
+        return transform.encode_new(data['entity'][transform.source], seen_entities(data),
+                                    number_row(content, data['entity'].numeric_attribute))
 
     @staticmethod
     def write(data: HeteroData, path: Union[str, 'os.PathLike[str]']) -> None:
@@ -85,14 +96,17 @@ class MMKGFolder(GraphDataset):
         return f'{self.__class__.__name__}({str(self.path)!r})'
 
 
-def encode(data: HeteroData, folder: Path, config: FolderConfig) -> None:
+def encode(data: HeteroData, folder: Path, config: FolderConfig) -> Dict[str, Callable[[], Any]]:
     r"""Make the modalities that need an encoder, in place.
+
+    Returns:
+        Dict[str, Callable]: For each of them, what makes its transform.
 
     Raises:
         ImportError: If an encoder needs a package that is not installed.
         ValueError: If an encoder or its source is unknown, or the modality is there already.
     """
-    ready = modality_names(data)
+    ready, out = modality_names(data), {}
     for name, options in planned(data, config).items():
         if options.get('encoder', '') is None or (name in ready and 'encoder' not in options):
             continue
@@ -100,9 +114,11 @@ def encode(data: HeteroData, folder: Path, config: FolderConfig) -> None:
             raise ValueError(f'{folder / CONFIG}: modality {name!r} has an encoder, but features '
                              f'of that name lie in the folder')
         try:
-            _transform(options.get('kind', name), name, data, options).forward(data)
+            out[name] = partial(_transform, options.get('kind', name), name, data, options)
+            out[name]().forward(data)
         except ValueError as error:
             raise ValueError(f'{folder}: modality {name!r}: {error}') from error
+    return out
 
 
 def planned(data: HeteroData, config: FolderConfig) -> Dict[str, Dict[str, Any]]:

@@ -7,6 +7,7 @@ from pyg_mmkgc.nn.models.late_fusion import LateFusion
 from pyg_mmkgc.nn.models.mocme import MoCME
 from pyg_mmkgc.nn.models.momok import MoMoK
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
+from pyg_mmkgc.nn.models.nearest_neighbour import NearestNeighbour
 from pyg_mmkgc.nn.models.rotate import RotatE
 from pyg_mmkgc.nn.models.structure_model import StructureModel
 from pyg_mmkgc.nn.models.transe import TransE
@@ -21,6 +22,7 @@ __all__ = classes = [
     'MoCME',
     'MoMoK',
     'MultiModalModel',
+    'NearestNeighbour',
     'RotatE',
     'StructureModel',
     'TransE',

@@ -1,3 +1,4 @@
+import copy
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -8,7 +9,13 @@ from torch_geometric.nn.kge.loader import KGTripletLoader
 
 from pyg_mmkgc.data import EDGE, TripleIndex, build_index, get_triples, seen_entities
 from pyg_mmkgc.data.hetero import triples_of
-from pyg_mmkgc.evaluation import Ranks, compute_metrics, rank
+from pyg_mmkgc.evaluation import (
+    Ranks,
+    TriplePredictions,
+    compute_metrics,
+    predict_triples,
+    rank,
+)
 from pyg_mmkgc.nn.decoders.base import Decoder, Part
 from pyg_mmkgc.nn.reduction import Answers, Pairs
 
@@ -195,6 +202,33 @@ class KGModel(torch.nn.Module):
         if self._train_known is None and self._triples is not None:
             self._train_known = build_index(self._triples, ['train'])
         return self._train_known
+
+    def extend(self, data: HeteroData) -> 'KGModel':
+        r"""This model for a graph with further entities behind those that it knows, without
+        training: they lack structure, as entities do that training never named. The weights are
+        shared; the result is for asking, not for training.
+
+        Args:
+            data (HeteroData): The graph, see :func:`~pyg_mmkgc.data.add_entities`.
+
+        Raises:
+            ValueError: If the model knows entities by structure only, or the graph has fewer.
+        """
+        raise ValueError(f'{self.__class__.__name__!r} knows entities by structure only, and so '
+                         f'nothing of new ones (expected a model that sees modalities)')
+
+    def _resized(self, num_entities: int, num_kept: int) -> 'KGModel':
+        # Shares all weights but the tables of entities, of which the first rows are kept.
+        shared = [*self.parameters(), *self.buffers(), self.neg_sampling,
+                  self._triples, self._known, self._train_known]
+        out = copy.deepcopy(self, {id(x): x for x in shared}).eval()
+        out.num_entities = num_entities
+        for table in out.entity_tables():
+            kept = table.weight.detach()[:num_kept]
+            new = kept.new_zeros(num_entities - num_kept, kept.size(1))
+            table.weight = torch.nn.Parameter(torch.cat([kept, new]), requires_grad=False)
+            table.num_embeddings = num_entities
+        return out
 
     def reset_parameters(self):
         r"""Resets all learnable parameters of the module."""
@@ -533,9 +567,7 @@ class KGModel(torch.nn.Module):
             log (bool, optional): If set to :obj:`False`, shows no progress bar.
                 (default: :obj:`True`)
         """
-        if self.known is None:
-            raise ValueError('the model knows no graph to filter by; build it by `from_data` or '
-                             'call `attach(data)`')
+        self._check_known()
         mode = self.training
         self.eval()
         try:
@@ -552,6 +584,30 @@ class KGModel(torch.nn.Module):
             self.train(mode)
         metrics = compute_metrics(ranks, ks=(k, ))
         return metrics['mr'], metrics['mrr'], metrics[f'hits@{k}']
+
+    def predict_triples(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor,
+                        temperature: float = 1.0) -> TriplePredictions:
+        r"""Score, rank on both sides and probability of triples, filtered by all splits of the
+        graph, among all entities; see :func:`~pyg_mmkgc.evaluation.predict_triples`.
+
+        Args:
+            head_index (torch.Tensor): The head indices.
+            rel_type (torch.Tensor): The relation types, without inverse ones.
+            tail_index (torch.Tensor): The tail indices.
+            temperature (float, optional): The temperature of the probability, see
+                :func:`~pyg_mmkgc.evaluation.fit_temperature`. (default: :obj:`1.0`)
+
+        Raises:
+            ValueError: If the model knows no graph, or ids are out of range.
+        """
+        self._check_known()
+        return predict_triples(self, head_index, rel_type, tail_index, self.known,
+                               temperature=temperature)
+
+    def _check_known(self) -> None:
+        if self.known is None:
+            raise ValueError('the model knows no graph to filter by; build it by `from_data` or '
+                             'call `attach(data)`')
 
     def modality_weights(self, index: Tensor,
                          rel_type: Optional[Tensor] = None) -> Optional[Tensor]:

@@ -189,6 +189,9 @@ class MoMoK(MultiModalModel):
             x_dict[m] = x_dict[m] + (table.weight if index is None else table(index))
         return x_dict, mask_dict
 
+    def entity_tables(self) -> List[Embedding]:
+        return [*super().entity_tables(), *self.shift.values()]
+
     # Vectors ####################################################################################
 
     def encode(self, index: Optional[Tensor] = None) -> Entities:

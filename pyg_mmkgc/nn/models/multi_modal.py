@@ -1,11 +1,11 @@
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch.nn import Embedding
 from torch_geometric.data import HeteroData
 
-from pyg_mmkgc.data import STRUCTURE, modality_dicts
+from pyg_mmkgc.data import STRUCTURE, complete_features, modality_dicts
 from pyg_mmkgc.data.memmap import MemoryMapped
 from pyg_mmkgc.nn.decoders import Decoder
 from pyg_mmkgc.nn.models.base import KGModel, Prepared, entity_table, look_up
@@ -129,6 +129,38 @@ class MultiModalModel(KGModel):
                 setattr(self, f'x_{m}', x_dict[m].to(device, torch.get_default_dtype()))
             setattr(self, f'mask_{m}', mask_dict[m].to(device))
         return self
+
+    def extend(self, data: HeteroData) -> 'MultiModalModel':
+        if data['entity'].num_nodes < self.num_entities:
+            raise ValueError(f"'data' has {data['entity'].num_nodes} entities (expected the "
+                             f'{self.num_entities} that the model knows, and new ones)')
+        return self._resized(data['entity'].num_nodes, self.num_entities).attach(data)
+
+    @torch.no_grad()
+    def embed(self, features: Mapping[str, Tensor],
+              masks: Optional[Mapping[str, Tensor]] = None) -> Any:
+        r"""The encoding (see :meth:`encode`) of entities that training never saw, from their
+        features alone: the same as that of entities of the data that train lacks. To rank them,
+        or facts about them, see :meth:`extend`.
+
+        Args:
+            features (Mapping[str, torch.Tensor]): For each modality at hand, features
+                :math:`(n, C_m)`.
+            masks (Mapping[str, torch.Tensor], optional): For some of these, which of the entities
+                have the modality, boolean :math:`(n)`. (default: all of them)
+
+        Raises:
+            ValueError: If there are no features, a modality is unknown, or shapes do not fit.
+        """
+        x_dict, mask_dict = complete_features(features, masks, self.in_channels)
+        num_new, device = next(iter(x_dict.values())).size(0), self.seen.device
+        out = self._resized(num_new, 0)
+        out.seen = torch.zeros(num_new, dtype=torch.bool, device=device)
+        out._mapped, out._fetched = {}, []
+        for m in self.in_channels:
+            setattr(out, f'x_{m}', x_dict[m].to(device, torch.get_default_dtype()))
+            setattr(out, f'mask_{m}', mask_dict[m].to(device))
+        return out.encode()
 
     def entity_tables(self) -> List[Embedding]:
         return [self.structure] if self.structure_channels > 0 else []
