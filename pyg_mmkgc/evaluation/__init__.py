@@ -1,4 +1,5 @@
 r"""Ranking, metrics and the evaluation protocol; models are seen through one callable."""
+from pyg_mmkgc.evaluation.bootstrap import Interval, paired_bootstrap
 from pyg_mmkgc.evaluation.evaluator import Evaluation, evaluate
 from pyg_mmkgc.evaluation.metrics import compute_metrics
 from pyg_mmkgc.evaluation.ogb import evaluate_ogb
@@ -7,12 +8,14 @@ from pyg_mmkgc.evaluation.ranking import Ranks, Scorer, rank
 
 __all__ = classes = [
     'Evaluation',
+    'Interval',
     'Ranks',
     'Scorer',
     'compute_metrics',
     'evaluate',
     'evaluate_ogb',
     'find_label',
+    'paired_bootstrap',
     'predict',
     'rank',
 ]
