@@ -11,6 +11,7 @@ from pyg_mmkgc.cli.doctor import doctor
 from pyg_mmkgc.cli.evaluate import evaluate
 from pyg_mmkgc.cli.init import init
 from pyg_mmkgc.cli.predict import predict
+from pyg_mmkgc.cli.results import results
 from pyg_mmkgc.cli.study import study
 from pyg_mmkgc.cli.train import train
 from pyg_mmkgc.cli.tune import tune
@@ -24,5 +25,5 @@ def main() -> None:
     pictures, texts and numbers, and ask it for missing facts."""
 
 
-for command in (train, evaluate, predict, study, tune, audit, init, doctor):
+for command in (train, evaluate, predict, study, tune, results, audit, init, doctor):
     main.add_command(command)

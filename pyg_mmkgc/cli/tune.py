@@ -33,7 +33,7 @@ def tune(dataset: str, root: Optional[str], mirror: Optional[str], splits: Optio
          overrides: Tuple[str, ...]) -> None:
     r"""Search the options of a model for the best validation MRR.
 
-    Needs the extra "tune" (Optuna). The first trial is the recipe as it is; trials that fall
+    Needs the extra "tune" (Optuna). The first trial is the recipe itself; trials that fall
     behind are pruned; the same command goes on where it was stopped. The best options are written
     as recipe.yaml, for train --recipe. Test is not looked at.
     """
@@ -46,7 +46,7 @@ def tune(dataset: str, root: Optional[str], mirror: Optional[str], splits: Optio
                        overrides=overrides)
     except ImportError as error:
         raise CommandError(str(error)) from error
-    click.echo(f'{found.trials} trials, {found.pruned} pruned, {found.failed} failed')
+    click.echo(f'{found.trials} trials, {found.pruned} pruned')
     click.echo(f'Best validation MRR: {found.val_mrr:.4f}')
     click.echo(f'Recipe: {found.path}')
     click.echo(f'Next: pyg-mmkgc train --recipe {found.path}')

@@ -207,12 +207,12 @@ def _degree_bins(data: HeteroData, head_index: Tensor, tail_index: Tensor) -> Te
 def _shared_modalities(data: HeteroData, head_index: Tensor,
                        tail_index: Tensor) -> Tuple[Tensor, List[str]]:
     _, mask_dict = modality_dicts(data)
-    mask = torch.zeros(head_index.numel(), len(mask_dict), dtype=torch.bool)
-    for i, m in enumerate(mask_dict.values()):
-        mask[:, i] = m.cpu()[head_index] & m.cpu()[tail_index]
-    sets, group = mask.unique(dim=0, return_inverse=True)
-    names = ['+'.join(m for m, has in zip(mask_dict, row, strict=True) if has) or 'none'
-             for row in sets.tolist()]
+    code = torch.zeros_like(head_index)  # A bit for each modality.
+    for i, mask in enumerate(mask_dict.values()):
+        code += (mask.cpu()[head_index] & mask.cpu()[tail_index]).long() << i
+    sets, group = code.unique(return_inverse=True)
+    names = ['+'.join(m for i, m in enumerate(mask_dict) if value >> i & 1) or 'none'
+             for value in sets.tolist()]
     return group, names
 
 

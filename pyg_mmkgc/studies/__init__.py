@@ -9,6 +9,7 @@ from pyg_mmkgc.studies.missing import MISSING
 from pyg_mmkgc.studies.negatives import NEGATIVES
 from pyg_mmkgc.studies.noise import NOISE
 from pyg_mmkgc.studies.report import Comparison, Report
+from pyg_mmkgc.studies.results import results_tables
 from pyg_mmkgc.studies.runner import run_study
 from pyg_mmkgc.studies.sparsity import SPARSITY
 from pyg_mmkgc.studies.tune import Parameter, Tuning, search_space, tune
@@ -27,6 +28,7 @@ __all__ = classes = [
     'Row',
     'Study',
     'Tuning',
+    'results_tables',
     'run_study',
     'search_space',
     'tune',

@@ -64,7 +64,7 @@ def pairs(names: Sequence[str]) -> List[Tuple[str, str]]:
     Args:
         names (Sequence[str]): The names of the looks.
     """
-    return [(FULL, name) for name in names if name != FULL and FULL in names]
+    return [(FULL, name) for name in names if name != FULL]
 
 
 ABLATION = Study('ablation', 'What each part is worth', rows, pairs)

@@ -1,6 +1,6 @@
 r"""What a study is made of."""
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -96,6 +96,11 @@ class Line:
         return sum(values) / len(values)
 
 
+def no_pairs(names: Sequence[str]) -> List[Tuple[str, str]]:
+    r"""For a study that compares nothing."""
+    return []
+
+
 def no_findings(lines: Mapping[str, Line]) -> List[str]:
     r"""For a study whose table says it all."""
     return []
@@ -112,7 +117,8 @@ class Study:
             dataset is named, and a graph; :obj:`modalities` are those that the study is about,
             None for all.
         pairs (Callable, optional): ``pairs(names)`` returns for the names of the looks which are
-            compared by a paired bootstrap over test triples. (default: none)
+            compared by a paired bootstrap over test triples, as far as they are there.
+            (default: none)
         findings (Callable, optional): ``findings(lines)`` returns sentences about the lines, which
             are given by look. (default: none)
         xlabel (str, optional): What the curves are drawn over. (default: :obj:`""`, bars instead)
@@ -122,7 +128,7 @@ class Study:
     name: str
     title: str
     rows: Callable[[Recipe, HeteroData, Optional[Sequence[str]]], List[Row]]
-    pairs: Callable[[Sequence[str]], List[Tuple[str, str]]] = field(default=lambda names: [])
+    pairs: Callable[[Sequence[str]], List[Tuple[str, str]]] = no_pairs
     findings: Callable[[Mapping[str, Line]], List[str]] = no_findings
     xlabel: str = ''
     by_modality: bool = False

@@ -48,9 +48,8 @@ def pairs(names: Sequence[str]) -> List[Tuple[str, str]]:
     Args:
         names (Sequence[str]): The names of the looks.
     """
-    wanted = [(TRUE, PERMUTED), (TRUE, WITHOUT), (TRUE, STRUCTURE_ONLY), (PERMUTED, WITHOUT),
-              (PERMUTED, STRUCTURE_ONLY)]
-    return [(a, b) for a, b in wanted if a in names and b in names]
+    return [(TRUE, PERMUTED), (TRUE, WITHOUT), (TRUE, STRUCTURE_ONLY), (PERMUTED, WITHOUT),
+            (PERMUTED, STRUCTURE_ONLY)]
 
 
 def findings(lines: Mapping[str, Line]) -> List[str]:

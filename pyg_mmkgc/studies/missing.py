@@ -43,12 +43,12 @@ def rows(recipe: Recipe, data: HeteroData, modalities: Optional[Sequence[str]] =
         *(Look(f'{share:.0%} {TEST}', drop(share, names), (TEST, ), share) for share in SHARES),
         *(Look(f'{share:.0%} of {m} {TEST}', drop(share, [m]), (f'{m} {TEST}', ), share)
           for m in each for share in SHARES)))
-    trained = [
-        Row(f'{share:.0%} {TRAIN}', recipe, drop(share, names), (
+    trained = []
+    for share in SHARES:
+        changes = drop(share, names)
+        trained.append(Row(f'{share:.0%} {TRAIN}', recipe, changes, (
             Look(f'{share:.0%} {TRAIN}', (), (TRAIN, ), share),
-            Look(f'{share:.0%} {BOTH}', drop(share, names), (BOTH, ), share)))
-        for share in SHARES
-    ]
+            Look(f'{share:.0%} {BOTH}', changes, (BOTH, ), share))))
     return [whole, *trained, structure_row(recipe)]
 
 

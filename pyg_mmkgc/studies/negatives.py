@@ -38,7 +38,7 @@ def pairs(names: Sequence[str]) -> List[Tuple[str, str]]:
     Args:
         names (Sequence[str]): The names of the looks.
     """
-    return [('egns', name) for name in names if name != 'egns' and 'egns' in names]
+    return [('egns', name) for name in names if name != 'egns']
 
 
 @torch.no_grad()

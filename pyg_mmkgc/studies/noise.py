@@ -40,9 +40,11 @@ def rows(recipe: Recipe, data: HeteroData, modalities: Optional[Sequence[str]] =
             Look(name, (), curves, 0.0),
             *(Look(f'{name}, {share:.0%} {kind} {TEST}', noise(share, kind),
                    (f'{name}, {kind} {TEST}', ), share) for kind in KINDS for share in SHARES))))
-        out += [Row(f'{name}, {share:.0%} {kind} {BOTH}', changed, noise(share, kind), (
-            Look(f'{name}, {share:.0%} {kind} {BOTH}', noise(share, kind),
-                 (f'{name}, {kind} {BOTH}', ), share), )) for kind in KINDS for share in SHARES]
+        for kind in KINDS:
+            for share in SHARES:
+                both, changes = f'{name}, {share:.0%} {kind} {BOTH}', noise(share, kind)
+                out.append(Row(both, changed, changes, (
+                    Look(both, changes, (f'{name}, {kind} {BOTH}', ), share), )))
     return [*out, structure_row(recipe)]
 
 
@@ -52,9 +54,9 @@ def pairs(names: Sequence[str]) -> List[Tuple[str, str]]:
     Args:
         names (Sequence[str]): The names of the looks.
     """
-    others = [(name, name.partition(',')) for name in names]
-    return [(name, f'{MEAN}{comma}{rest}') for name, (model, comma, rest) in others
-            if model != MEAN and f'{MEAN}{comma}{rest}' in names]
+    parts = [name.partition(',') for name in names]
+    return [(model + comma + rest, MEAN + comma + rest) for model, comma, rest in parts
+            if model != MEAN]
 
 
 def findings(lines: Mapping[str, Line]) -> List[str]:
@@ -63,7 +65,7 @@ def findings(lines: Mapping[str, Line]) -> List[str]:
     Args:
         lines (Mapping[str, Line]): The lines by look.
     """
-    found = pairs(list(lines))
+    found = [pair for pair in pairs(list(lines)) if pair[1] in lines]
     if not found:
         return []
     above = sum(lines[first].mrr() > lines[second].mrr() for first, second in found)

@@ -128,7 +128,7 @@ def make_report(study: Study, dataset: str, model: str, cells: Sequence[Cell],
     ranks = {(look, result['seed'], split): metrics['ranks'] for _, result in found
              for look, splits in result['looks'].items() for split, metrics in splits.items()}
     comparisons = [comparison for first, second in study.pairs(list(by_look))
-                   for split in by_look[first].metrics
+                   if first in by_look and second in by_look for split in by_look[first].metrics
                    for comparison in _compare(by_look[first], by_look[second], split, ranks)]
     report = Report(path, f'{study.title} ({model} on {dataset})', lines, comparisons,
                     study.findings(by_look), len(cells) - len(found))

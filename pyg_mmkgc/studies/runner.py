@@ -7,6 +7,7 @@ import os
 import re
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -263,6 +264,9 @@ def _run_all(cells: Sequence[Cell], source: Source, workers: int, threads: int) 
             futures = {executor.submit(_attempt, cell): cell for cell in cells}
             for number, future in enumerate(as_completed(futures), 1):
                 done(number, futures[future], future.result())
+        except BrokenProcessPool as error:
+            raise MemoryError('a worker was ended from outside, for want of memory perhaps; lower '
+                              f"'workers' (now {workers}); finished cells are kept") from error
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
     if failures:

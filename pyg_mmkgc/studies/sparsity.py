@@ -1,6 +1,6 @@
 r"""What modalities are worth where there are few facts."""
 from functools import partial
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 from torch_geometric.data import HeteroData
 
@@ -32,14 +32,14 @@ def rows(recipe: Recipe, data: HeteroData, modalities: Optional[Sequence[str]] =
     return out
 
 
-def pairs(names: Sequence[str]) -> List[tuple]:
+def pairs(names: Sequence[str]) -> List[Tuple[str, str]]:
     r"""The recipe against structure alone, at each share.
 
     Args:
         names (Sequence[str]): The names of the looks.
     """
     others = [(name, f'{STRUCTURE_CURVE}, {name.rpartition(" ")[2]}') for name in names]
-    return [(first, second) for first, second in others if first != second and second in names]
+    return [(first, second) for first, second in others if first != second]
 
 
 SPARSITY = Study('sparsity', 'What features are worth where facts are few', rows, pairs,

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 SPACES = FOLDER / 'search'
 RECIPE, JOURNAL = 'recipe.yaml', 'journal.log'
 #: Attributes of Optuna's study and trials.
-KEY, EPOCH, SECONDS, LOOKS = 'key', 'epoch', 'seconds', 'epochs of looks'
+KEY, EPOCH, SECONDS = 'key', 'epoch', 'seconds'
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,14 @@ class Tuning:
         path (Path): The recipe file of the best trial.
         recipe (Recipe): The best recipe.
         val_mrr (float): Its validation MRR.
-        trials (int): The number of trials so far, and how many of them were
-        pruned (int): pruned, or
-        failed (int): failed.
+        trials (int): The number of trials that ended.
+        pruned (int): How many of them were pruned.
     """
     path: Path
     recipe: Recipe
     val_mrr: float
     trials: int
     pruned: int
-    failed: int
 
 
 def search_space(recipe: Recipe, data: HeteroData,
@@ -158,8 +156,9 @@ def tune(
     r"""Search the options of a recipe for the best validation MRR, and write the best recipe.
 
     Trials are kept in a journal, from which a search that was stopped goes on; those that were
-    running then are tried again. The first trial is the recipe as it is. Values are suggested by
-    Optuna's TPE, and trials that are behind the median of the others at the same epoch are pruned.
+    running then are tried again. The first trial has the recipe's own values, as far as the space
+    holds them. Further ones are suggested by Optuna's TPE; trials that are behind the median of the
+    others at the same epoch are pruned, as are those that diverge.
     Where the recipe chooses nothing, since the validation split stands mostly in train, a part of
     train is held out in its place (as :class:`~pyg_mmkgc.training.Fit` does), and the best recipe
     has the epochs that were best on it. Test is not looked at.
@@ -271,7 +270,7 @@ def _tidy(optuna: Any, study: 'optuna.Study', recipe: Recipe,
     for trial in study.get_trials(states=(State.RUNNING, )):
         # Of a search that was killed: it never ended, and is made again.
         study.tell(trial.number, state=State.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={})
+        study.enqueue_trial(trial.params)
 
 
 def _start(recipe: Recipe, parameters: Sequence[Parameter]) -> Dict[str, Any]:
@@ -311,7 +310,7 @@ def _work(job: _Job, number: int) -> None:
     optuna = _optuna()
     State = optuna.trial.TrialState
     study = _load(optuna, job.journal, seed=number)
-    ended = (State.COMPLETE, State.PRUNED, State.FAIL)
+    ended = (State.COMPLETE, State.PRUNED)
     counted = len(study.get_trials(deepcopy=False, states=ended))
     if counted >= job.trials:
         return
@@ -321,17 +320,20 @@ def _work(job: _Job, number: int) -> None:
         def objective(trial: 'optuna.Trial') -> float:
             changed = _apply(recipe, job.parameters, {
                 parameter.name: parameter.suggest(trial) for parameter in job.parameters})
-            start, looks = time.perf_counter(), []
+            start = time.perf_counter()
 
             def on_epoch(entry: Dict[str, Any]) -> None:
                 if 'val_mrr' not in entry:
                     return
-                looks.append(entry['val_mrr'])
                 trial.report(entry['val_mrr'], entry['epoch'])
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
-            result = Fit(changed, data, on_epoch=on_epoch)()
+            try:
+                result = Fit(changed, data, on_epoch=on_epoch)()
+            except (FloatingPointError, MemoryError) as error:
+                logger.info('Trial %d: %s', trial.number, error)
+                raise optuna.TrialPruned from error
             if result.interrupted:
                 raise KeyboardInterrupt
             trial.set_user_attr(EPOCH, result.best_epoch)
@@ -340,7 +342,7 @@ def _work(job: _Job, number: int) -> None:
                         result.best_epoch)
             return result.best_mrr
 
-        study.optimize(objective, timeout=job.timeout, catch=(FloatingPointError, MemoryError),
+        study.optimize(objective, timeout=job.timeout,
                        callbacks=[optuna.study.MaxTrialsCallback(job.trials, states=ended)])
 
 
@@ -350,7 +352,8 @@ def _finish(optuna: Any, study: 'optuna.Study', recipe: Recipe, parameters: Sequ
     done = study.get_trials(states=(State.COMPLETE, ))
     if not done:
         raise ValueError(f'No trial was finished ({len(study.trials)} were begun)')
-    best = study.best_trial
+    best, pruned = study.best_trial, len(study.get_trials(states=(State.PRUNED, )))
+    number = len(done) + pruned
     spent = is_spent(data, 'val')
     found = _apply(recipe, parameters, best.params)
     if recipe.train_config().select is None:
@@ -360,7 +363,7 @@ def _finish(optuna: Any, study: 'optuna.Study', recipe: Recipe, parameters: Sequ
     seconds = sum(t.duration.total_seconds() for t in study.trials if t.duration is not None)
     found = replace(
         found, name=Path(RECIPE).stem, expected={'val': {'mrr': round(best.value, 4)}},
-        protocol=f'tuned: the best of {len(study.trials)} trials by MRR on {where}, seed '
+        protocol=f'tuned: the best of {number} trials by MRR on {where}, seed '
                  f'{config.seed}, filtered by all splits, both sides, realistic ranks; test was '
                  f'not looked at',
         machine=machine(),
@@ -369,6 +372,4 @@ def _finish(optuna: Any, study: 'optuna.Study', recipe: Recipe, parameters: Sequ
         f.write(f'# The best of `pyg-mmkgc tune`; '
                 f'`pyg-mmkgc train --recipe {folder / RECIPE}` trains it.\n')
         yaml.safe_dump(found.to_dict(), f, sort_keys=False, allow_unicode=True)
-    return Tuning(folder / RECIPE, found, best.value, len(study.trials),
-                  len(study.get_trials(states=(State.PRUNED, ))),
-                  len(study.get_trials(states=(State.FAIL, ))))
+    return Tuning(folder / RECIPE, found, best.value, number, pruned)
