@@ -1,4 +1,5 @@
 import json
+import shlex
 
 import pytest
 from click.testing import CliRunner
@@ -83,3 +84,14 @@ def test_tune_and_results(tmp_path):
     assert result.exit_code == 0
     mrr = json.loads((tmp_path / 'run' / 'metrics.json').read_text())['both']['mrr']
     assert f'| recipe | 1 | {100 * mrr:.1f} |' in result.stdout
+
+
+@pytest.mark.parametrize('name', ['results', 'study', 'tune'])
+def test_example_of_the_help_is_a_call(name):
+    result = invoke(name, '--help')
+    assert result.exit_code == 0
+    program, called, *arguments = shlex.split(result.stdout.split('Example:')[1])
+    assert (program, called) == ('pyg-mmkgc', name)
+    if '>' in arguments:
+        arguments = arguments[:arguments.index('>')]
+    main.commands[name].make_context(name, arguments)  # Parses, so its options are there.
