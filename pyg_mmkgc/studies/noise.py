@@ -5,7 +5,17 @@ from typing import List, Mapping, Optional, Sequence, Tuple
 from torch_geometric.data import HeteroData
 
 from pyg_mmkgc.data import modality_names
-from pyg_mmkgc.studies.base import SHARES, Change, Line, Look, Row, Study, applies, structure_row
+from pyg_mmkgc.studies.base import (
+    SHARES,
+    STRUCTURE_ONLY,
+    Change,
+    Line,
+    Look,
+    Row,
+    Study,
+    applies,
+    structure_row,
+)
 from pyg_mmkgc.training import Recipe
 from pyg_mmkgc.transforms import AddModalityNoise
 from pyg_mmkgc.transforms.add_modality_noise import KINDS
@@ -56,7 +66,7 @@ def pairs(names: Sequence[str]) -> List[Tuple[str, str]]:
     """
     parts = [name.partition(',') for name in names]
     return [(model + comma + rest, MEAN + comma + rest) for model, comma, rest in parts
-            if model != MEAN]
+            if model not in (MEAN, STRUCTURE_ONLY)]
 
 
 def findings(lines: Mapping[str, Line]) -> List[str]:

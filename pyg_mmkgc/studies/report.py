@@ -216,7 +216,8 @@ def _draw(study: Study, report: Report,
     classes = [(row.name, result['history']) for row, result in found
                if result['seed'] == 0 and 'entropy_classes' in (result['history'] or [{}])[0]]
     height = 3.8 if study.xlabel else 1.4 + 0.3 * len(report.lines)
-    figure = new_figure(5.2 * len(splits) + 1.2, height + (2.8 if classes else 0))
+    width = 5.2 * len(splits) + (2.4 if study.xlabel else 1.2)
+    figure = new_figure(width, height + (2.8 if classes else 0))
     parts = figure.subfigures(2, 1, height_ratios=[height, 2.8]) if classes else [figure]
     for axes, split in zip(parts[0].subplots(1, len(splits), squeeze=False, sharey=not study.xlabel
                                              )[0], splits, strict=True):
@@ -224,6 +225,9 @@ def _draw(study: Study, report: Report,
         axes.set_xlabel(study.xlabel or f'{split} MRR, percent')
         if study.xlabel:
             axes.set_ylabel(f'{split} MRR, percent')
+    if study.xlabel:
+        figure.legend(*axes.get_legend_handles_labels(), loc='outside right center',
+                      fontsize='small')
     if classes:
         _draw_classes(parts[1], classes)
     figure.suptitle(report.title, fontsize='medium')
@@ -254,7 +258,6 @@ def _draw_curves(axes: Any, lines: Sequence[Line], split: str) -> None:
     for line in lines:
         if line.x is None:
             axes.axhline(_stats(line, split)[0], linestyle=':', color='gray', label=line.look)
-    axes.legend(fontsize='small')
 
 
 def _draw_classes(figure: Any, classes: Sequence[Tuple[str, List[Dict[str, Any]]]]) -> None:

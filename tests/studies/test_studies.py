@@ -177,7 +177,8 @@ def test_noise(data):
         "AddModalityNoise(0.3, modalities=['image', 'numeric', 'text'], seed=1, kind='swap')")
     assert len(found['mocme'].looks) == 11
     assert len(found['mocme'].looks[0].curves) == 4
-    pairs = STUDIES['noise'].pairs(['mocme', 'plain mean', 'mocme, 10% swap in test'])
+    pairs = STUDIES['noise'].pairs(
+        ['mocme', 'plain mean', 'mocme, 10% swap in test', 'structure only'])
     assert pairs == [('mocme', 'plain mean'),
                      ('mocme, 10% swap in test', 'plain mean, 10% swap in test')]
     lines = {name: line(name, mrr) for name, mrr in [
