@@ -30,7 +30,8 @@ setup(
     license_files=['LICENSE', 'DATA_LICENSE'],
     python_requires='>=3.10',
     packages=find_packages(include=['pyg_mmkgc', 'pyg_mmkgc.*']),
-    package_data={'pyg_mmkgc': ['recipes/*.yaml', 'recipes/search/*.yaml'], 'pyg_mmkgc.datasets': ['data/*/*']},
+    package_data={'pyg_mmkgc': ['recipes/*.yaml', 'recipes/search/*.yaml'],
+                  'pyg_mmkgc.datasets': ['data/*/*']},
     install_requires=[
         'torch>=2.4',
         'torch-geometric>=2.5',
