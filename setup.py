@@ -16,7 +16,8 @@ AUDIO = ['soundfile']
 VIDEO = ['av', 'pillow']
 RDF = ['pyoxigraph>=0.4']
 PYKEEN = ['pykeen>=1.11']
-TEST = ['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff'] + RDF + AUDIO + IMAGE + VIDEO
+TUNE = ['optuna>=4']
+TEST = ['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff'] + RDF + AUDIO + IMAGE + VIDEO + TUNE
 DOCS = ['sphinx>=7', 'furo', 'myst-parser']
 
 setup(
@@ -29,7 +30,8 @@ setup(
     license_files=['LICENSE', 'DATA_LICENSE'],
     python_requires='>=3.10',
     packages=find_packages(include=['pyg_mmkgc', 'pyg_mmkgc.*']),
-    package_data={'pyg_mmkgc': ['recipes/*.yaml'], 'pyg_mmkgc.datasets': ['data/*/*']},
+    package_data={'pyg_mmkgc': ['recipes/*.yaml', 'recipes/search/*.yaml'],
+                  'pyg_mmkgc.datasets': ['data/*/*']},
     install_requires=[
         'torch>=2.4',
         'torch-geometric>=2.5',
@@ -55,6 +57,7 @@ setup(
         'video': VIDEO,
         'rdf': RDF,
         'pykeen': PYKEEN,
+        'tune': TUNE,
         'test': TEST,
         'docs': DOCS,
         'dev': TEST + DOCS,

@@ -1,31 +1,19 @@
 r"""What all measurements share: one JSON file for each run, and where it was made."""
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List
 
-import torch
-import torch_geometric
-
-import pyg_mmkgc
 from pyg_mmkgc.data.io import atomic_write
+from pyg_mmkgc.studies.report import machine, spread
+
+__all__ = ['ONE_THREAD', 'RESULTS', 'load', 'machine', 'run_code', 'run_module', 'save', 'spread']
 
 RESULTS = Path(__file__).parent / 'results'
 #: What limits the libraries below Python to one thread.
 ONE_THREAD = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'ARROW_NUM_THREADS'), '1')
-
-
-def machine() -> Dict[str, Any]:
-    r"""The machine and the versions that a number was measured with."""
-    return {'processor': platform.machine(), 'cores': os.cpu_count(),
-            'threads': torch.get_num_threads(),
-            'gpu': torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            'python': platform.python_version(), 'torch': torch.__version__,
-            'torch_geometric': torch_geometric.__version__, 'pyg_mmkgc': pyg_mmkgc.__version__}
 
 
 def run_module(module: str, *arguments: Any, python: str = sys.executable) -> Any:
@@ -58,10 +46,3 @@ def save(path: Path, result: Dict[str, Any]) -> None:
 def load(folder: Path) -> List[Dict[str, Any]]:
     r"""All results in a folder, in the order of their names."""
     return [json.loads(path.read_text(encoding='utf-8')) for path in sorted(folder.glob('*.json'))]
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    r"""Mean and sample standard deviation of fractions, in percent."""
-    values = [100 * value for value in values]
-    mean = f'{statistics.mean(values):.{digits}f}'
-    return mean if len(values) < 2 else f'{mean} ± {statistics.stdev(values):.{digits}f}'

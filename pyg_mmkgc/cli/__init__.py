@@ -11,8 +11,11 @@ from pyg_mmkgc.cli.doctor import doctor
 from pyg_mmkgc.cli.evaluate import evaluate
 from pyg_mmkgc.cli.init import init
 from pyg_mmkgc.cli.predict import predict
+from pyg_mmkgc.cli.results import results
+from pyg_mmkgc.cli.study import study
 from pyg_mmkgc.cli.suspects import suspects
 from pyg_mmkgc.cli.train import train
+from pyg_mmkgc.cli.tune import tune
 
 
 @click.group(cls=CommandGroup, context_settings={
@@ -23,5 +26,5 @@ def main() -> None:
     pictures, texts and numbers, and ask it for missing facts."""
 
 
-for command in (train, evaluate, predict, suspects, audit, init, doctor):
+for command in (train, evaluate, predict, suspects, study, tune, results, audit, init, doctor):
     main.add_command(command)

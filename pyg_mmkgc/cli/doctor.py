@@ -17,6 +17,7 @@ EXTRAS: Dict[str, List[str]] = {
     'video': ['av'],
     'rdf': ['pyoxigraph'],
     'pykeen': ['pykeen'],
+    'tune': ['optuna'],
 }
 CORE = ['torch', 'torch-geometric', 'lightning-fabric', 'numpy', 'pyarrow', 'safetensors', 'ogb']
 

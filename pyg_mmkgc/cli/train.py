@@ -16,8 +16,12 @@ EXAMPLE = 'pyg-mmkgc train --dataset mkgw --splits clean --mirror ../shared/data
               'Case and hyphens do not matter.')
 @data_options
 @click.option('--model', default='mocme', metavar='NAME',
-              help='The model: mocme, momok, additive, nearest or complex. Its recipe for the '
-              'dataset is used, or the one that is named, such as mocme-db15k.')
+              help='The model: mocme, momok, additive, late_fusion, nearest, complex, distmult, '
+              'rotate, transe or tucker. Its recipe for the dataset is used, or the one that is '
+              'named, such as mocme-db15k.')
+@click.option('--recipe', metavar='NAME|FILE', show_default='by --model and --dataset',
+              help='A recipe by its name, or a file, such as tune writes; its dataset is taken '
+              'unless one is named.')
 @click.option('--epochs', type=click.IntRange(min=1), show_default='as the recipe says',
               help='The largest number of epochs, which the baseline must not exceed either.')
 @click.option('--seed', type=click.IntRange(min=0), show_default='as the recipe says',
@@ -36,9 +40,9 @@ EXAMPLE = 'pyg-mmkgc train --dataset mkgw --splits clean --mirror ../shared/data
               'been. Options are those of the run; --root and --mirror may be others.')
 @click.pass_context
 def train(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optional[str],
-          splits: Optional[str], features: Optional[str], model: str, epochs: Optional[int],
-          seed: Optional[int], device: Optional[str], out: Optional[str], profile: Optional[str],
-          overrides: Tuple[str, ...], resume: Optional[str]) -> None:
+          splits: Optional[str], features: Optional[str], model: str, recipe: Optional[str],
+          epochs: Optional[int], seed: Optional[int], device: Optional[str], out: Optional[str],
+          profile: Optional[str], overrides: Tuple[str, ...], resume: Optional[str]) -> None:
     r"""Train a model, and the structure-only baseline beside it.
 
     Without arguments it trains MoCME on the embedded graph Atlas. Prints the metrics of both and a
@@ -46,17 +50,22 @@ def train(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optiona
     and pictures. Ctrl-C and SIGTERM keep the best weights so far, and --resume goes on.
     """
     from pyg_mmkgc.cli.tables import print_examples, print_metrics
-    from pyg_mmkgc.training import resume_run, train_run
+    from pyg_mmkgc.training import load_recipe, resume_run, train_run
 
     if resume is None:
+        if recipe is not None:
+            if _given(ctx, 'model'):
+                raise click.UsageError('expected --model or --recipe, not both')
+            model = recipe
+            named = load_recipe(recipe).dataset
+            dataset = dataset if named is None or _given(ctx, 'dataset') else named
         run = train_run(dataset, model, root=root, mirror=mirror, epochs=epochs, seed=seed,
                         device=device, out=out, overrides=overrides,
                         dataset_options=dataset_options(splits, features), profile=profile,
                         log=True)
     else:
         for option in ctx.command.params:
-            if (option.name not in WITH_RESUME
-                    and ctx.get_parameter_source(option.name) is not ParameterSource.DEFAULT):
+            if option.name not in WITH_RESUME and _given(ctx, option.name):
                 raise click.UsageError(f"'--resume' takes all options from the run, and so "
                                        f"'{option.opts[0]}' cannot be given")
         run = resume_run(resume, root=root, mirror=mirror, log=True)
@@ -67,3 +76,7 @@ def train(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optiona
     click.echo(f'\nRun folder: {run.path}')
     click.echo(f"Next: pyg-mmkgc evaluate {run.path}, or pyg-mmkgc predict {run.path} --head ... "
                f'--relation ...')
+
+
+def _given(ctx: click.Context, option: str) -> bool:
+    return ctx.get_parameter_source(option) is not ParameterSource.DEFAULT

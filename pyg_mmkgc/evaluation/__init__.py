@@ -1,4 +1,5 @@
 r"""Ranking, metrics and the evaluation protocol; models are seen through one callable."""
+from pyg_mmkgc.evaluation.bootstrap import Interval, paired_bootstrap
 from pyg_mmkgc.evaluation.calibration import (
     Reliability,
     fit_temperature,
@@ -14,6 +15,7 @@ from pyg_mmkgc.evaluation.triples import TriplePredictions, predict_triples
 
 __all__ = classes = [
     'Evaluation',
+    'Interval',
     'Ranks',
     'Reliability',
     'Scorer',
@@ -24,6 +26,7 @@ __all__ = classes = [
     'find_label',
     'fit_temperature',
     'log_probability',
+    'paired_bootstrap',
     'predict',
     'predict_triples',
     'rank',

@@ -15,6 +15,7 @@ from pyg_mmkgc.data import (
     TripleIndex,
     build_index,
     get_triples,
+    modality_dicts,
     relation_classes,
     seen_entities,
     split_names,
@@ -24,6 +25,9 @@ from pyg_mmkgc.evaluation.metrics import compute_metrics
 from pyg_mmkgc.evaluation.ranking import Ranks, Scorer, rank
 
 CANDIDATES = ('seen', 'all')
+#: Largest degree of each bin but the last, and the names of the bins.
+DEGREES = (0, 2, 5, 10, 20)
+DEGREE_BINS = ['0', '1-2', '3-5', '6-10', '11-20', '>20']
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,8 @@ def evaluate(
     Returns:
         Evaluation: Ranks and metrics, in total, by side, by relation, by relation class (one or
         many heads per tail and tails per head in training, ``'unseen'`` without any training
-        triple) and by whether both entities of the triple were seen in training.
+        triple), by whether both entities of the triple were seen in training, by the degree of
+        the rarer one (training triples that name it), and by the modalities that both have.
 
     Raises:
         ValueError: If the split is unknown, :obj:`candidates` is invalid or ``'seen'``
@@ -164,6 +169,8 @@ def evaluate(
             'by_relation': (rel_type, _relation_labels(data)),
             'by_relation_class': (relation_classes(data)[rel_type], list(RELATION_CLASSES)),
             'by_seen': (is_unseen.long(), ['seen', 'unseen']),
+            'by_degree': (_degree_bins(data, head_index, tail_index), DEGREE_BINS),
+            'by_modalities': _shared_modalities(data, head_index, tail_index),
         },
     )
 
@@ -188,6 +195,25 @@ def _candidates(data: HeteroData, split: str, candidates: Optional[str], seen: T
                              f'triple and so no candidates (first: {label!r}); pass '
                              f"candidates='all' to rank over all entities")
     return candidates
+
+
+def _degree_bins(data: HeteroData, head_index: Tensor, tail_index: Tensor) -> Tensor:
+    degree = torch.bincount(data[EDGE].edge_index.reshape(-1).cpu(),
+                            minlength=data['entity'].num_nodes)
+    rarer = torch.minimum(degree[head_index], degree[tail_index])
+    return torch.bucketize(rarer, torch.tensor(DEGREES))
+
+
+def _shared_modalities(data: HeteroData, head_index: Tensor,
+                       tail_index: Tensor) -> Tuple[Tensor, List[str]]:
+    _, mask_dict = modality_dicts(data)
+    code = torch.zeros_like(head_index)  # A bit for each modality.
+    for i, mask in enumerate(mask_dict.values()):
+        code += (mask.cpu()[head_index] & mask.cpu()[tail_index]).long() << i
+    sets, group = code.unique(return_inverse=True)
+    names = ['+'.join(m for i, m in enumerate(mask_dict) if value >> i & 1) or 'none'
+             for value in sets.tolist()]
+    return group, names
 
 
 def _as_scorer(model: Any) -> Scorer:

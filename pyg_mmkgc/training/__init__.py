@@ -16,6 +16,7 @@ from pyg_mmkgc.training.recipe import (
     class_options,
     find_recipe,
     get_recipe,
+    load_recipe,
     recipe_names,
 )
 from pyg_mmkgc.training.run import Run, fingerprint, load_run, resume_run, train_run
@@ -41,6 +42,7 @@ __all__ = classes = [
     'find_recipe',
     'fingerprint',
     'get_recipe',
+    'load_recipe',
     'load_run',
     'plot_curves',
     'plot_modality_weights',

@@ -29,7 +29,7 @@ def plot_curves(history: Sequence[Dict[str, Any]], path: PathLike) -> None:
         history (Sequence[Dict[str, Any]]): One entry for each epoch, see :class:`TrainResult`.
         path (str or os.PathLike): The PNG file, written atomically.
     """
-    figure = _figure(6.4, 3.8)
+    figure = new_figure(6.4, 3.8)
     axes = figure.add_subplot()
     axes.plot([e['epoch'] for e in history], [e['loss'] for e in history], color='tab:blue')
     axes.set_xlabel('epoch')
@@ -43,7 +43,7 @@ def plot_curves(history: Sequence[Dict[str, Any]], path: PathLike) -> None:
         right.axvline(best['epoch'], color='gray', linestyle=':')
         right.set_ylabel('validation MRR', color='tab:orange')
         axes.set_title(f'best validation MRR {best["val_mrr"]:.4f} in epoch {best["epoch"]}')
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_modality_weights(weights: Tensor, modalities: Sequence[str], relations: Sequence[str],
@@ -59,7 +59,7 @@ def plot_modality_weights(weights: Tensor, modalities: Sequence[str], relations:
     """
     shown = [r for r in range(len(relations)) if not bool(weights[r].isnan().any())]
     labels = [textwrap.shorten(relations[r], MAX_LABEL, placeholder='...') for r in shown]
-    figure = _figure(3.2 + 1.5 * len(modalities), 1.6 + 0.3 * len(shown))
+    figure = new_figure(3.2 + 1.5 * len(modalities), 1.6 + 0.3 * len(shown))
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, title, rows in [(left, '(head, relation, ?)', weights[shown]),
                               (right, '(?, relation, tail)',
@@ -73,7 +73,7 @@ def plot_modality_weights(weights: Tensor, modalities: Sequence[str], relations:
                 axes.text(j, i, f'{value:.2f}', ha='center', va='center', fontsize='small',
                           color='white' if value < 0.6 else 'black')
     figure.colorbar(image, ax=[left, right], label='mean weight over training queries')
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_reliability(parts: Mapping[str, Reliability], path: PathLike) -> None:
@@ -83,7 +83,7 @@ def plot_reliability(parts: Mapping[str, Reliability], path: PathLike) -> None:
         parts (Mapping[str, Reliability]): What is compared, by name.
         path (str or os.PathLike): The PNG file, written atomically.
     """
-    figure = _figure(4.6, 4.6)
+    figure = new_figure(4.6, 4.6)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color='gray', linestyle=':')
     for name, part in parts.items():
@@ -92,7 +92,7 @@ def plot_reliability(parts: Mapping[str, Reliability], path: PathLike) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel='probability of the best answer',
              ylabel='share of queries where it is right')
     axes.legend(loc='upper left')
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 @torch.no_grad()
@@ -125,13 +125,25 @@ def relation_modality_weights(model: KGModel, data: HeteroData) -> Tensor:
     return total / torch.bincount(rel_type, minlength=size).unsqueeze(-1)  # 0 / 0 is NaN.
 
 
-def _figure(width: float, height: float) -> 'Figure':
+def new_figure(width: float, height: float) -> 'Figure':
+    r"""An empty figure.
+
+    Args:
+        width (float): Its width in inches.
+        height (float): Its height in inches.
+    """
     # A figure of its own, not `pyplot`, which would keep it and choose a window system.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout='constrained')
 
 
-def _save(figure: 'Figure', path: PathLike) -> None:
+def save_figure(figure: 'Figure', path: PathLike) -> None:
+    r"""Write a figure as PNG, atomically.
+
+    Args:
+        figure (Figure): The figure.
+        path (str or os.PathLike): The file.
+    """
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)

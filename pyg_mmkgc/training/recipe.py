@@ -17,7 +17,14 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Type, Union
 import yaml
 from torch_geometric.data import HeteroData
 
-from pyg_mmkgc.data import EDGE, build_index, get_triples, seen_entities
+from pyg_mmkgc.data import (
+    EDGE,
+    STRUCTURE,
+    build_index,
+    get_triples,
+    modality_names,
+    seen_entities,
+)
 from pyg_mmkgc.data.io import PathLike
 from pyg_mmkgc.datasets import normalize_name
 from pyg_mmkgc.nn import (
@@ -33,6 +40,7 @@ from pyg_mmkgc.nn import (
     TransE,
     TuckER,
 )
+from pyg_mmkgc.nn.models.mocme import JOINT
 from pyg_mmkgc.sampler import (
     EGNS,
     Bernoulli,
@@ -65,6 +73,8 @@ BASELINE = 'complex'
 
 FOLDER = Path(__file__).parents[1] / 'recipes'
 SECTIONS = ('model', 'sampler', 'train')
+#: What a recipe says about itself and nothing reads.
+NOTES = ('expected', 'protocol', 'machine', 'time')
 #: Arguments that are no options: the graph determines them, or another part of the recipe.
 NO_OPTIONS = ('neg_sampling', 'known', 'candidates', 'generator', 'mode', 'amount')
 
@@ -97,6 +107,8 @@ class Recipe:
         train: {epochs: 10, select: null}
         expected: null                 # figures to compare with
         protocol: null                 # what they were measured by
+        machine: null                  # where, and
+        time: null                     # how long it took
 
     Args:
         name (str): The recipe's name.
@@ -109,6 +121,8 @@ class Recipe:
         dataset (str, optional): The dataset that it is for. (default: :obj:`None`, any)
         expected (Any, optional): Figures to compare with. (default: :obj:`None`)
         protocol (Any, optional): What they were measured by. (default: :obj:`None`)
+        machine (Any, optional): Where they were measured. (default: :obj:`None`)
+        time (Any, optional): How long that took. (default: :obj:`None`)
 
     Raises:
         ValueError: If a name or an option is unknown, or a value has the wrong type.
@@ -120,6 +134,8 @@ class Recipe:
     dataset: Optional[str] = None
     expected: Any = None
     protocol: Any = None
+    machine: Any = None
+    time: Any = None
 
     def __post_init__(self):
         set_ = object.__setattr__
@@ -159,7 +175,7 @@ class Recipe:
         Raises:
             ValueError: If it does not have the shape of a recipe.
         """
-        keys = {'dataset', 'model', 'sampler', 'train', 'expected', 'protocol'}
+        keys = {'dataset', *SECTIONS, *NOTES}
         if not isinstance(values, Mapping) or 'model' not in values or set(values) - keys:
             got = sorted(map(str, values)) if isinstance(values, Mapping) else values
             raise ValueError(f"Recipe {name!r} needs a mapping with 'model' and possibly "
@@ -193,8 +209,7 @@ class Recipe:
             out[section] = {'name': values['name']} if 'name' in values else {}
             out[section].update({name: values.get(name, option.default)
                                  for name, option in self.options(section).items()})
-        out.update(expected=self.expected, protocol=self.protocol)
-        return _plain(out)
+        return _plain({**out, **{note: getattr(self, note) for note in NOTES}})
 
     # Options ####################################################################################
 
@@ -274,12 +289,25 @@ class Recipe:
         only and which draws entities seen in training only.
 
         Raises:
-            ValueError: If an option does not fit the graph.
+            ValueError: If an option does not fit the graph, as one that names a modality that the
+                graph lacks.
         """
+        self._check_modalities(data)
         kwargs = self._arguments('model')
         if self.sampler is not None:
             kwargs['neg_sampling'] = self._build_sampler(data)
         return MODELS[self.model['name']].from_data(data, **kwargs)
+
+    def _check_modalities(self, data: HeteroData) -> None:
+        there = modality_names(data)
+        for key, value in self.model.items():
+            # A mapping of a model's options has a value for each modality or head.
+            names = value if isinstance(value, Mapping) or key in ('modalities', 'heads') else ()
+            for name in names or ():
+                if name not in (*there, STRUCTURE, JOINT):
+                    raise ValueError(f'Unknown modality {name!r} (expected some of {there}): '
+                                     f"recipe {self.name!r} names it in 'model.{key}', and the "
+                                     f'graph lacks it')
 
     def _build_sampler(self, data: HeteroData) -> TripleNegativeSampling:
         cls = SAMPLERS[self.sampler['name']]
@@ -334,6 +362,23 @@ def get_recipe(name: str) -> Recipe:
         raise ValueError(f'Unknown recipe {name!r} (expected one of {recipe_names()}'
                          f'{_near(name.lower(), recipe_names())})')
     return Recipe.from_file(FOLDER / f'{name.lower()}.yaml')
+
+
+def load_recipe(name: str, dataset: Optional[str] = None) -> Recipe:
+    r"""The recipe that a user means: a file, one of :func:`recipe_names`, or a model, whose recipe
+    for the dataset is taken.
+
+    Args:
+        name (str): A path that ends in ``.yaml``, the name of a recipe, or that of a model.
+        dataset (str, optional): The dataset's name. (default: :obj:`None`)
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there is no such recipe or model.
+    """
+    if name.lower().endswith(('.yaml', '.yml')):
+        return Recipe.from_file(name)
+    return get_recipe(name) if '-' in name else find_recipe(name, dataset)
 
 
 def class_options(cls: type) -> Dict[str, Option]:

@@ -43,7 +43,7 @@ from pyg_mmkgc.training.recipe import (
     Overrides,
     Recipe,
     find_recipe,
-    get_recipe,
+    load_recipe,
     load_yaml,
 )
 from pyg_mmkgc.training.suspects import cross_predict, suspects
@@ -215,7 +215,7 @@ def train_run(
         dataset (str or os.PathLike or GraphDataset, optional): The name of a dataset, a folder,
             or a dataset. (default: :obj:`"atlas"`)
         model (str, optional): The name of the model, whose recipe for the dataset is used, or that
-            of a recipe (:func:`recipe_names`). (default: :obj:`"mocme"`)
+            of a recipe, or its file, see :func:`load_recipe`. (default: :obj:`"mocme"`)
         root (str, optional): The folder of all datasets. (default: `$PYG_MMKGC_ROOT`, else
             `./datasets`)
         mirror (str, optional): A folder or an address that holds `<NAME>/<file>`.
@@ -252,12 +252,12 @@ def train_run(
                              f'{dataset_options} and {dataset})')
     else:
         name = os.fspath(dataset)
-        _recipe(model, name).override(overrides)  # What is wrong with them is found early.
+        load_recipe(model, name).override(overrides)  # What is wrong with them is found early.
         root, mirror = _absolute(root), _absolute(mirror)
         dataset = get_dataset(name, root=root, mirror=mirror, **dataset_options)
     data, name = dataset[0], _name(dataset)
     explicit = {'train.epochs': epochs, 'train.seed': seed, 'train.device': device}
-    recipe = _recipe(model, name).override(overrides).override(
+    recipe = load_recipe(model, name).override(overrides).override(
         {key: value for key, value in explicit.items() if value is not None})
     _check_device(recipe.train_config().device)
     if 'test' not in split_names(data):
@@ -405,10 +405,6 @@ def fingerprint(data: HeteroData) -> Dict[str, str]:
 
 
 # The parts of a run #############################################################################
-
-
-def _recipe(name: str, dataset: str) -> Recipe:
-    return get_recipe(name) if '-' in name else find_recipe(name, dataset)
 
 
 def _baseline(recipe: Recipe, dataset: str, epochs: Optional[int]) -> Recipe:

@@ -14,6 +14,7 @@ from pyg_mmkgc.transforms.pca_features import PCAFeatures
 from pyg_mmkgc.transforms.permute_modality import PermuteModality
 from pyg_mmkgc.transforms.read_audio import read_audio
 from pyg_mmkgc.transforms.read_video import read_frames
+from pyg_mmkgc.transforms.sample_triples import SampleTriples
 from pyg_mmkgc.transforms.select_modalities import SelectModalities
 from pyg_mmkgc.transforms.text_encoders import (
     HashTextEncoder,
@@ -39,6 +40,7 @@ __all__ = classes = [
     'NormalizeFeatures',
     'PCAFeatures',
     'PermuteModality',
+    'SampleTriples',
     'SelectModalities',
     'read_audio',
     'read_frames',

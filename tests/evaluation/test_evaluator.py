@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch_geometric.testing import withCUDA
 
-from pyg_mmkgc.data import EDGE, build_data
+from pyg_mmkgc.data import EDGE, build_data, get_triples
 from pyg_mmkgc.evaluation import Evaluation, Ranks, evaluate
 from pyg_mmkgc.testing import FakeMMKG
 
@@ -169,7 +169,7 @@ def test_unknown_side_raises():
 def test_to_dict_has_the_shape_of_metrics_json():
     out = evaluate(table_scorer(make_table()), make_data(), 'test').to_dict()
     assert list(out) == ['split', 'protocol', 'both', 'head', 'tail', 'by_relation',
-                         'by_relation_class', 'by_seen']
+                         'by_relation_class', 'by_seen', 'by_degree', 'by_modalities']
     assert out['split'] == 'test'
     assert out['protocol'] == {
         'filtered': True,
@@ -326,3 +326,38 @@ def test_progress_bar_of_evaluation(capsys):
     assert capsys.readouterr() == ('', '')
     evaluate(scorer, data, 'test', log=True)
     assert 'Ranking' in capsys.readouterr().err
+
+
+def test_groups_by_degree_and_modalities_against_a_count_by_hand():
+    data = FakeMMKG(inductive=True)[0]
+    table = torch.randn(2 * 5 * 40, 40, generator=torch.Generator().manual_seed(0))
+
+    def scorer(head_index, rel_type, start, stop):
+        return table[rel_type * 40 + head_index, start:stop]
+
+    found = evaluate(scorer, data, 'test')
+    out = found.to_dict()
+    train = [tuple(row) for row in torch.stack(get_triples(data, 'train'), dim=1).tolist()]
+    degree = [sum((h == e) + (t == e) for h, _, t in train) for e in range(40)]
+    bins = {'0': range(1), '1-2': range(1, 3), '3-5': range(3, 6), '6-10': range(6, 11),
+            '11-20': range(11, 21), '>20': range(21, 10_000)}
+    names = ['image', 'numeric', 'text']
+    by_degree, by_modalities = {}, {}
+    for i, (h, _, t) in enumerate(torch.stack(get_triples(data, 'test'), dim=1).tolist()):
+        rarer = min(degree[h], degree[t])
+        by_degree.setdefault(next(n for n, b in bins.items() if rarer in b), []).append(i)
+        both = [m for m in names if data['entity'][f'{m}_mask'][[h, t]].all()]
+        by_modalities.setdefault('+'.join(both) or 'none', []).append(i)
+    assert len(by_degree) > 2
+    assert 'none' in by_modalities
+    for key, expected in [('by_degree', by_degree), ('by_modalities', by_modalities)]:
+        assert set(out[key]) == set(expected)
+        for name, rows in expected.items():
+            assert out[key][name] == found.metrics(mask=torch.tensor(rows))
+    assert list(out['by_degree']) == [name for name in bins if name in by_degree]
+
+
+def test_graph_without_modalities_has_one_group_of_them():
+    data = FakeMMKG(modalities={})[0]
+    out = evaluate(lambda h, r, start, stop: torch.zeros(len(h), stop - start), data, 'test')
+    assert list(out.to_dict()['by_modalities']) == ['none']

@@ -16,6 +16,7 @@ from pyg_mmkgc.training import (
     class_options,
     find_recipe,
     get_recipe,
+    load_recipe,
     recipe_names,
 )
 from pyg_mmkgc.training.recipe import _coerce, _fits, load_yaml
@@ -317,3 +318,31 @@ def test_recipe_by_its_name():
     assert get_recipe('MoCME-Atlas') == find_recipe('mocme', 'atlas')
     with pytest.raises(ValueError, match=r"Unknown recipe 'mocme-atlsa' .*mean 'mocme-atlas'"):
         get_recipe('mocme-atlsa')
+
+
+def test_load_recipe(tmp_path):
+    assert load_recipe('mocme', 'Atlas') == load_recipe('MoCME-Atlas') == find_recipe('mocme',
+                                                                                      'atlas')
+    path = tmp_path / 'mine.yaml'
+    path.write_text('{model: {name: complex}, machine: {cores: 2}, time: 3}')
+    recipe = load_recipe(str(path))
+    assert (recipe.name, recipe.machine, recipe.time) == ('mine', {'cores': 2}, 3)
+    assert recipe.to_dict()['time'] == 3
+    with pytest.raises(FileNotFoundError, match=r"There is no file '.*other.yaml'"):
+        load_recipe(str(tmp_path / 'other.yaml'))
+    with pytest.raises(ValueError, match="Unknown model 'mokme'"):
+        load_recipe('mokme')
+
+
+@pytest.mark.parametrize('override', ['modality_dropout={smell: 0.5}', 'heads=[text, smell]',
+                                      'model.num_experts={smell: 2}'])
+def test_recipe_that_names_a_missing_modality_says_so(override, data):
+    recipe = mocme().override([override])
+    with pytest.raises(ValueError, match=r"Unknown modality 'smell' \(expected some of \['image', "
+                                         r"'numeric', 'text'\]\): recipe 'mine' names it in "
+                                         r"'model\.\w+', and the graph lacks it"):
+        recipe.build(data)
+
+
+def test_structure_and_the_joint_head_are_no_missing_modalities(data):
+    mocme().override(['modality_dropout={structure: 0.5}', 'norm_weight={joint: 2.0}']).build(data)
