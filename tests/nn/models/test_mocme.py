@@ -107,13 +107,16 @@ def test_a_score_is_the_sum_of_its_heads(graph):
     lam = (model.decoder.weight + model.decoder.relation_weight.weight[rel_type]).exp()
     decoders = model.decoder.decoders
     offset = model.decoder.offset + model.decoder.relation_offset.weight[rel_type]
-    expected = lam[:, 0] * (decoders['joint'](joint, rel_type, candidate[tail_index])
-                            + offset[:, 0])
+    expected = lam[:, 0] * decoders['joint'](joint, rel_type, candidate[tail_index])
+    of_head, common, offsets = lam[:, 0], lam[:, 0], offset[:, 0]
     for i, m in enumerate(NAMES):
         both = mask[head_index, i] & mask[tail_index, i]
         assert both.any()
-        expected += lam[:, i + 1] * both * (offset[:, i + 1] + decoders[m](
-            views[m], rel_type, candidates[m][tail_index]))
+        expected = expected + lam[:, i + 1] * both * decoders[m](views[m], rel_type,
+                                                                 candidates[m][tail_index])
+        of_head = of_head + lam[:, i + 1] * mask[head_index, i]
+        common, offsets = common + lam[:, i + 1] * both, offsets + offset[:, i + 1] * both
+    expected = expected * of_head / common + offsets
     torch.testing.assert_close(model(*triples), expected, rtol=1e-4, atol=1e-4)
 
 
