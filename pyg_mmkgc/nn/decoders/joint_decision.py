@@ -140,7 +140,9 @@ class JointDecision(torch.nn.Module):
             q = query(head, rel_type, self.distinct(rel_type))
             if self._is_product:
                 out = self._weigh(q) @ table[start:stop].t()
-                return out if complete else self._complete_(out, q, has[start:stop])
+                if complete:
+                    return out + self._last(q).sum(dim=-1, keepdim=True).to(out.dtype)
+                return self._complete_(out, q, has[start:stop])
             return self.score_all(q, table[start:stop])
 
         return score
