@@ -241,3 +241,13 @@ def test_heads_keep_what_the_joint_view_drops(graph):
         assert views[m][dropped[:, i]].abs().sum(dim=1).gt(0).all()
     model.eval()
     assert model.encode().views.kept.equal(encoded.views.mask)
+
+
+@torch.no_grad()
+def test_the_head_of_structure_is_a_plain_model(graph):
+    model = make(graph, num_experts=1, project_structure=False)
+    encoded = model.encode()
+    _, views = model.conv.views(encoded)
+    seen = seen_entities(graph[0])
+    assert views['structure'][seen].equal(model.structure.weight[seen])
+    assert not list(model.conv.experts['structure'].parameters())
