@@ -32,8 +32,9 @@ class Answers(NamedTuple):
 def reduce_scores(query: Tensor, table: Tensor, reduction: str, allowed: Optional[Tensor] = None,
                   pairs: Optional[Pairs] = None, mass: Union[float, Tensor] = 0.0,
                   answers: Optional[Answers] = None, answer_mass: float = 1.0,
-                  ) -> Tuple[Tensor, Optional[Tensor]]:
-    r"""What a loss needs of the scores :math:`s_{ij} = \langle q_i, t_j \rangle` of all candidates.
+                  bias: Optional[Tensor] = None) -> Tuple[Tensor, Optional[Tensor]]:
+    r"""What a loss needs of the scores :math:`s_{ij} = \langle q_i, t_j \rangle + b` of all
+    candidates.
 
     The softmax loss and the binary cross-entropy are both a sum over all candidates, minus the
     scores of a few:
@@ -61,6 +62,8 @@ def reduce_scores(query: Tensor, table: Tensor, reduction: str, allowed: Optiona
         answers (Answers, optional): Answers, whose scores are subtracted if they are allowed. They
             are no more than a sum of candidates for each distinct query. (default: none)
         answer_mass (float, optional): What these are subtracted with. (default: :obj:`1.0`)
+        bias (torch.Tensor, optional): The number :math:`b`, of shape :math:`(1)`.
+            (default: zero)
 
     Returns:
         (torch.Tensor, torch.Tensor): The sums :math:`(B)`, and the scores :math:`(P)` of
@@ -71,11 +74,18 @@ def reduce_scores(query: Tensor, table: Tensor, reduction: str, allowed: Optiona
     """
     _check(reduction)
     row, column = (None, None) if pairs is None else pairs
-    total, picked = _Reduction.apply(query, table, reduction, allowed, row, column, answers,
+    total, picked = _Reduction.apply(query, table, bias, reduction, allowed, row, column, answers,
                                      answer_mass)
     if isinstance(mass, Tensor) or mass != 0:
         summed = table.sum(dim=0) if allowed is None else allowed.to(table.dtype) @ table
         total = total - mass * (query @ summed)
+        if bias is not None:
+            total = total - mass * bias * (table.size(0) if allowed is None else allowed.sum())
+    if answers is not None and bias is not None:
+        count = total.new_zeros(answers.num_groups)
+        for _, target, weight in _pieces(answers, allowed, total.dtype):
+            count.index_add_(0, target, weight.squeeze(1))
+        total = total - answer_mass * bias * count[answers.group]
     return total, picked
 
 
@@ -103,19 +113,21 @@ def reduce_materialized(score: Tensor, reduction: str, allowed: Optional[Tensor]
 
 class _Reduction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, table: Tensor, reduction: str, allowed: Optional[Tensor],
-                row: Optional[Tensor], column: Optional[Tensor], answers: Optional[Answers],
-                answer_mass: float) -> Tuple[Tensor, Optional[Tensor]]:
+    def forward(ctx: Any, query: Tensor, table: Tensor, bias: Optional[Tensor], reduction: str,
+                allowed: Optional[Tensor], row: Optional[Tensor], column: Optional[Tensor],
+                answers: Optional[Answers], answer_mass: float,
+                ) -> Tuple[Tensor, Optional[Tensor]]:
         device, dtype = query.device.type, autocast_dtype(query)
         ctx.dtypes = query.dtype, table.dtype
         with torch.autocast(device, enabled=False):
             query, table = query.to(dtype), table.to(dtype)
-            score = query @ table.t()  # [B, N]
+            score = (query @ table.t() if bias is None else  # [B, N]
+                     torch.addmm(bias.to(dtype), query, table.t()))
             position = None if row is None else row * score.size(1) + column
             picked = None if position is None else score.view(-1)[position]
-            bias = None if allowed is None else additive_mask(allowed, score.dtype)
+            mask = None if allowed is None else additive_mask(allowed, score.dtype)
             rows = score.size(0) if device != 'cpu' else max(1, BLOCK // max(1, score.size(1)))
-            total = torch.cat([_reduce_(block if bias is None else block.add_(bias), reduction)
+            total = torch.cat([_reduce_(block if mask is None else block.add_(mask), reduction)
                                for block in score.split(rows)])
             summed = None
             if answers is not None:
@@ -144,6 +156,9 @@ class _Reduction(torch.autograd.Function):
                 score *= (total_grad / scale).to(score.dtype).unsqueeze(1)
                 # Flat, since `scatter_add_` in half precision copies the whole buffer.
                 score.view(-1).index_add_(0, position, (picked_grad / scale).to(score.dtype))
+            grad_bias = None
+            if ctx.needs_input_grad[2]:
+                grad_bias = (score.sum(dim=1, dtype=total_grad.dtype, keepdim=True) * scale).sum(0)
             grad_query = (score @ table).to(ctx.dtypes[0]).mul_(scale.to(ctx.dtypes[0]))
             grad_table = (score.t() @ (query * scale.to(query.dtype))).to(ctx.dtypes[1])
             if summed is not None:
@@ -154,7 +169,7 @@ class _Reduction(torch.autograd.Function):
                 for source, target, weight in _pieces(answers, ctx.allowed, summed.dtype):
                     grad_table.index_add_(0, source, grad_summed[target].mul_(weight).to(
                         grad_table.dtype))
-        return grad_query, grad_table, None, None, None, None, None, None
+        return grad_query, grad_table, grad_bias, None, None, None, None, None, None
 
 
 def _pieces(answers: Answers, allowed: Optional[Tensor],

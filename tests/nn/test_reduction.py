@@ -56,6 +56,28 @@ def test_equals_the_plain_form(monkeypatch, reduction, block, mass, dtype, toler
     assert bool((grads[1][untouched] == 0).all())
 
 
+@pytest.mark.parametrize('reduction', ['logsumexp', 'softplus'])
+@pytest.mark.parametrize('with_pairs', [True, False])
+def test_a_number_added_to_each_score(reduction, with_pairs):
+    query, table, allowed, pairs = inputs(torch.float64)
+    bias = torch.tensor([-0.7], dtype=torch.float64, requires_grad=True)
+    group = torch.arange(B) % 3
+    answers = Answers(group, 3, torch.tensor([0, 0, 2]), torch.tensor([1, 5, 7]))
+    pairs = pairs if with_pairs else None
+    out = reduce_scores(query, table, reduction, allowed, pairs, 0.3, answers, 0.9, bias)
+    score = query @ table.t() + bias
+    expected = reduce_materialized(score, reduction, allowed, pairs, 0.3, answers, 0.9)
+    grads = []
+    for total, picked in (out, expected):
+        loss = some_loss(total, picked) if with_pairs else (total * torch.arange(B)).sum()
+        grads.append(torch.autograd.grad(loss, [query, table, bias]))
+    torch.testing.assert_close(out[0], expected[0], rtol=1e-12, atol=1e-12)
+    if with_pairs:
+        torch.testing.assert_close(out[1], expected[1], rtol=1e-12, atol=1e-12)
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
 def test_all_candidates_and_no_look_up():
     query, table, _, _ = inputs(torch.float64)
     total, picked = reduce_scores(query, table, 'logsumexp')

@@ -39,7 +39,8 @@ class Decoder(torch.nn.Module):
     A decoder turns head and relation into a query, and compares the query with a tail:
 
     .. math::
-        s(h, r, t) = \langle \mathbf{q}(\mathbf{h}, r), \mathbf{t} \rangle,
+        s(h, r, t) = \langle \mathbf{q}(\mathbf{h}, r), \mathbf{t} \rangle
+        \quad (+ \; b, \text{ where a decoder has a bias}),
 
     where higher is better. Where the vectors come from is not its business; relation
     parameters are. Relation :math:`r + R` is the inverse of relation :math:`r` and has a row of
@@ -70,6 +71,7 @@ class Decoder(torch.nn.Module):
         self.channels = channels
         self.relation_channels = relation_channels
         self.rel_emb = Embedding(2 * num_relations, relation_channels)
+        self.register_parameter('bias', None)
 
     def reset_parameters(self):
         r"""Resets all learnable parameters of the module."""
@@ -126,7 +128,8 @@ class Decoder(torch.nn.Module):
             - **query**, **tail:** :math:`(*, C)`
             - **output:** :math:`(*)`
         """
-        return (query * tail).sum(dim=-1)
+        out = (query * tail).sum(dim=-1)
+        return out if self.bias is None else out + self.bias
 
     def score_all(self, query: Tensor, candidates: Tensor) -> Tensor:
         r"""Compares each query with each candidate, without a :math:`(B, N, C)` tensor.
@@ -136,7 +139,9 @@ class Decoder(torch.nn.Module):
             - **candidates:** :math:`(N, C)`
             - **output:** :math:`(B, N)`
         """
-        return query @ candidates.t()
+        if self.bias is None:
+            return query @ candidates.t()
+        return torch.addmm(self.bias, query, candidates.t())
 
     def reduce(self, query: Tensor, candidates: Tensor, reduction: str,
                allowed: Optional[Tensor] = None, pairs: Optional[Pairs] = None,
@@ -145,7 +150,7 @@ class Decoder(torch.nn.Module):
         r"""What a loss over all candidates needs of :meth:`score_all`, see
         :func:`~pyg_mmkgc.nn.reduction.reduce_scores`, whose arguments these are."""
         return reduce_scores(query, candidates, reduction, allowed, pairs, mass, answers,
-                             answer_mass)
+                             answer_mass, self.bias)
 
     def parts(self, query: Tensor, candidates: Tensor) -> Dict[str, Part]:
         r"""What is trained with a loss of its own, by name: here just this decoder."""

@@ -72,7 +72,8 @@ class JointDecision(torch.nn.Module):
         self.average = average
         # Then the decision is one dot product of all views together.
         self._is_product = not average and not any(
-            isinstance(decoder, MetricDecoder) for decoder in decoders.values())
+            isinstance(decoder, MetricDecoder) or decoder.bias is not None
+            for decoder in decoders.values())
         if average:
             self.register_buffer('weight', torch.zeros(len(decoders)), persistent=False)
         else:

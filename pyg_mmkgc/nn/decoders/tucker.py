@@ -46,12 +46,16 @@ class TuckERDecoder(Decoder):
             (default: :obj:`channels`).
         input_dropout (float, optional): Dropout of the head (default: :obj:`0.0`).
         hidden_dropout (float, optional): Dropout of the query (default: :obj:`0.0`).
+        bias (float, optional): What a learned number starts from that is added to each score, such
+            as the base rate of a binary cross-entropy, which nothing else holds where batch
+            normalisation is left out (default: :obj:`None`, no such number).
 
     Raises:
         ValueError: If a size is not positive or a dropout is not in :math:`[0, 1)`.
     """
     def __init__(self, num_relations: int, channels: int, relation_channels: Optional[int] = None,
-                 input_dropout: float = 0.0, hidden_dropout: float = 0.0):
+                 input_dropout: float = 0.0, hidden_dropout: float = 0.0,
+                 bias: Optional[float] = None):
         super().__init__(num_relations, channels, relation_channels)
         for name, p in (('input_dropout', input_dropout), ('hidden_dropout', hidden_dropout)):
             if not 0 <= p < 1:
@@ -59,12 +63,17 @@ class TuckERDecoder(Decoder):
         self.input_dropout = input_dropout
         self.hidden_dropout = hidden_dropout
         self.core = Parameter(torch.empty(self.relation_channels, channels, channels))
+        self.initial_bias = bias
+        if bias is not None:
+            self.bias = Parameter(torch.empty(1))
         self.reset_parameters()
 
     def reset_parameters(self):
         # A query has the variance of its head.
         torch.nn.init.normal_(self.rel_emb.weight, std=self.relation_channels**-0.5)
         torch.nn.init.normal_(self.core, std=self.channels**-0.5)
+        if self.bias is not None:
+            torch.nn.init.constant_(self.bias, self.initial_bias)
 
     def distinct(self, rel_type: Tensor) -> Optional[Tensor]:
         # No matrix is built for any other relation.

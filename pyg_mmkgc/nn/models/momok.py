@@ -1,3 +1,4 @@
+import math
 from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import torch
@@ -81,8 +82,9 @@ class MoMoK(MultiModalModel):
       and the features are trained (:obj:`tune_features=True` trains them here).
     * Each modality has temperatures of its own, and the joint head has vectors of its own for
       relations; there, temperatures are shared and the vectors are fused from the others.
-    * No batch normalisation, through which a score would depend on its batch; TuckER drops
-      channels of head and query, not entries of a matrix that many rows share.
+    * No batch normalisation, through which a score would depend on its batch: with the binary
+      cross-entropy each head has a learned number that is added to its scores instead. TuckER
+      drops channels of head and query, not entries of a matrix that many rows share.
     * :math:`\kappa = \varepsilon`, the textbook's labels; there :math:`\kappa = 1` with
       :math:`\varepsilon = 0.1` (:obj:`smoothing_mass`).
     * CLUB's likelihood includes the log-variance and contrasts with all of the sample at once; all
@@ -146,11 +148,13 @@ class MoMoK(MultiModalModel):
         if num_samples < 1:
             raise ValueError(f"'num_samples' needs to be at least 1 (got {num_samples})")
         modalities = sorted([*in_channels, *([] if structure_channels == 0 else [STRUCTURE])])
+        # One candidate in so many is true, to begin with; a softmax would not notice.
+        bias = -math.log(num_entities) if objective == 'bce' else None
         super().__init__(
             num_entities, num_relations, hidden_channels,
             JointDecision({
                 name: TuckERDecoder(num_relations, hidden_channels, relation_channels,
-                                    input_dropout, query_dropout)
+                                    input_dropout, query_dropout, bias)
                 for name in [JOINT, *modalities]
             }, average=True),
             in_channels, structure_channels, objective=objective, label_smoothing=label_smoothing,
