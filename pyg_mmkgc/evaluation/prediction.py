@@ -63,7 +63,8 @@ def predict(
 
     Returns:
         List[Dict[str, Any]]: For each answer ``'entity'``, ``'score'``, ``'probability'``;
-        ``'known'``, the first split that holds the triple, else ``'new'``; and
+        ``'known'``, the first split that holds the triple, else ``'new'`` (None for a model that
+        was saved without triples); and
         ``'modality_weights'``, how much each modality counted in the entity asked about under
         the relation (``'query'``) and in the answer (``'answer'``), or :obj:`None` for a model
         without such weights.
@@ -191,7 +192,10 @@ def _allowed(data: HeteroData, entity: int, rel_type: Tensor, candidates: Option
     return allowed
 
 
-def _known(data: HeteroData, head_index: Tensor, rel_type: Tensor, answer: Tensor) -> List[str]:
+def _known(data: HeteroData, head_index: Tensor, rel_type: Tensor,
+           answer: Tensor) -> List[Optional[str]]:
+    if data[EDGE].edge_type.numel() == 0:
+        return [None] * answer.numel()  # The graph came without its triples.
     out = ['new'] * answer.numel()
     for split in reversed(split_names(data)):
         found = build_index(data, [split]).contains(head_index.cpu(), rel_type.cpu(), answer.cpu())
