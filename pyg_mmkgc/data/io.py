@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import zipfile
 import zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -255,6 +256,34 @@ def _stores(data: HeteroData) -> Iterator[Tuple[str, Union[str, List[str]], Any]
         yield 'node', node_type, store
     for edge_type, store in zip(data.edge_types, data.edge_stores, strict=True):
         yield 'edge', list(edge_type), store
+
+
+def check_archive(path: PathLike) -> None:
+    r"""Raise before a zip archive (`.npz`) is unpacked that memory would not hold.
+
+    Args:
+        path (str or os.PathLike): The file; what is no zip archive is left to its reader.
+
+    Raises:
+        ValueError: If it says to be larger than all memory.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # No reader takes more of a member than its header says.
+            size = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError):
+        return
+    if size > memory_size():
+        raise ValueError(f'{path}: unpacks to {size} bytes (expected no more than memory holds, '
+                         f'{memory_size()})')
+
+
+def memory_size() -> int:
+    r"""The size of the machine's memory in bytes; that of any address where it is unknown."""
+    try:
+        return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    except (AttributeError, ValueError, OSError):
+        return 2**63 - 1
 
 
 def own(x: Tensor, storages: Set[int]) -> Tensor:

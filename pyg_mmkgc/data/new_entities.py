@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_mmkgc.data.hetero import modality_dicts, set_modality
-from pyg_mmkgc.data.io import PathLike
+from pyg_mmkgc.data.io import PathLike, check_archive
 from pyg_mmkgc.data.labels import Labels
 
 Inputs = Tuple[Dict[str, Tensor], Dict[str, Tensor]]
@@ -158,6 +158,7 @@ def read_features(path: PathLike) -> Dict[str, Tensor]:
 
 
 def _read_npz(path: Path) -> Iterator[Tuple[str, str, Any]]:
+    check_archive(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_mmkgc.data.hetero import set_modality
+from pyg_mmkgc.data.io import check_archive
 from pyg_mmkgc.datasets.folder.config import FolderConfig
 from pyg_mmkgc.datasets.folder.triples import Graph, read_list
 
@@ -91,6 +92,7 @@ def _load(path: Path) -> Dict[str, Any]:
 
 
 def _load_numpy(path: Path) -> Any:
+    check_archive(path)
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
