@@ -102,12 +102,7 @@ def set_modality(data: HeteroData, name: str, x: Tensor, mask: Optional[Tensor] 
             (default: all of them).
     """
     num_entities = data['entity'].num_nodes
-    if name == STRUCTURE:
-        raise ValueError(f'modality name {STRUCTURE!r} is kept for the learned table')
-    if not name.isidentifier() or name.endswith('_mask') or name in ('num_nodes', 'label'):
-        raise ValueError(f'modality name {name!r} is not usable as an attribute of the data '
-                         f'(expected a Python identifier other than "label", "num_nodes", '
-                         f'"*_mask")')
+    check_modality_name(name)
     if x.dim() != 2 or x.size(0) != num_entities:
         raise ValueError(f'modality {name!r} needs one row for each of {num_entities} entities '
                          f'(got shape {list(x.shape)})')
@@ -130,6 +125,16 @@ def set_modality(data: HeteroData, name: str, x: Tensor, mask: Optional[Tensor] 
                          f'(first: row {row}{label})')
     data['entity'][name] = x
     data['entity'][f'{name}_mask'] = mask
+
+
+def check_modality_name(name: str) -> None:
+    r"""Raise a :class:`ValueError` if a modality cannot have this name."""
+    if name == STRUCTURE:
+        raise ValueError(f'modality name {STRUCTURE!r} is kept for the learned table')
+    if not name.isidentifier() or name.endswith('_mask') or name in ('num_nodes', 'label'):
+        raise ValueError(f'modality name {name!r} is not usable as an attribute of the data '
+                         f'(expected a Python identifier other than "label", "num_nodes", '
+                         f'"*_mask")')
 
 
 def modality_names(data: HeteroData) -> List[str]:

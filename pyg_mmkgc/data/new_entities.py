@@ -165,13 +165,16 @@ def _read_npz(path: Path) -> Iterator[Tuple[str, str, Any]]:
     except Exception as error:  # Damaged files make numpy and zipfile raise about anything.
         raise ValueError(f'{path}: damaged or no npz archive ({error})') from error
     for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f'{path}: damaged or no npz archive (expected arrays alone, and '
+                             f'{name!r} is none)')
         yield str(path), name, array
 
 
 def _read_json(path: Path) -> Iterator[Tuple[str, str, Any]]:
     try:
         values = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: expected JSON ({error})') from error
     if not isinstance(values, dict):
         raise ValueError(f'{path}: expected a mapping from modalities to lists of numbers (got '

@@ -735,7 +735,7 @@ def _check_fingerprint(path: Path, expected: Dict[str, str], data: HeteroData) -
 def _read_json(path: Path, text: str) -> Dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is damaged ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"'{path}' is damaged (expected a mapping, got {value!r})")
