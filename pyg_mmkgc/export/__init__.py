@@ -1,5 +1,6 @@
 r"""What other tools read: vectors, predictions, a scorer that needs torch alone."""
 from pyg_mmkgc.export.predictions import predict_split, write_predictions
+from pyg_mmkgc.export.pykeen_model import PyKEENModel
 from pyg_mmkgc.export.scorer import export_scorer
 from pyg_mmkgc.export.vectors import (
     FORMATS,
@@ -12,6 +13,7 @@ from pyg_mmkgc.export.vectors import (
 
 __all__ = classes = [
     'FORMATS',
+    'PyKEENModel',
     'Vectors',
     'entity_vectors',
     'export_scorer',
