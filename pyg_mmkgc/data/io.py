@@ -82,6 +82,7 @@ def atomic_folder(path: PathLike) -> Iterator[Path]:
     if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
         raise FileExistsError(f"'{path}' exists and is not overwritten (expected a new or an empty "
                               f'folder)')
+    path = path.absolute()  # Else '.' has no name.
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}-{secrets.token_hex(4)}')
     temporary.mkdir()
@@ -101,14 +102,15 @@ def atomic_folder(path: PathLike) -> Iterator[Path]:
 
 
 def remove_temporaries(folder: PathLike) -> None:
-    r"""Removes what processes that were killed had begun to write, by :func:`atomic_path`.
+    r"""Removes what processes that were killed had begun to write, by :func:`atomic_path` and
+    :func:`atomic_folder`.
 
     Args:
         folder (str or os.PathLike): A folder into which nobody else is writing.
     """
     for path in Path(folder).iterdir():
         if TEMPORARY.fullmatch(path.name):
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _sync_folder(path: Path) -> None:

@@ -56,7 +56,7 @@ def _metrics(metrics: Mapping[str, Dict[str, Any]]) -> str:
                 'unfiltered')
     return (f'{table}\n\nProtocol: {filtered}; {protocol["ties"]} ties; one-based ranks of '
             f'{" and ".join(protocol["sides"])} among {protocol["num_candidates"]} entities '
-            f'({protocol["candidates"]}). The epoch was chosen on validation, never on test.')
+            f'({protocol["candidates"]}). Nothing was chosen on a test split.')
 
 
 def _calibration(calibration: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@ import json
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -180,8 +180,9 @@ def _fill(path: PathLike, state: Dict[str, Tensor], model: torch.nn.Module, conf
 
 
 def write_pretrained(model: Any, folder: PathLike, features: bool, triples: bool,
-                     temperature: Optional[float] = None, notes: Mapping[str, str] = (),
-                     files: Mapping[str, str] = ()) -> Path:
+                     temperature: Optional[float] = None,
+                     notes: Optional[Mapping[str, str]] = None,
+                     files: Optional[Mapping[str, str]] = None) -> Path:
     r"""Write a model as a folder, see :meth:`Pretrained.save_pretrained`.
 
     Args:
@@ -219,7 +220,7 @@ def write_pretrained(model: Any, folder: PathLike, features: bool, triples: bool
     }
     labels = {'entities': list(graph['entity'].label), 'relations': list(graph[EDGE].label)}
     texts = {CONFIG: _dump(config, indent=2), LABELS: _dump(labels, indent=0),
-             CARD: _card(model, config, labels, dict(notes)), **dict(files)}
+             CARD: _card(model, config, labels, notes or {}), **(files or {})}
     with atomic_folder(folder) as path:
         for name, text in texts.items():
             (path / name).write_text(text, encoding='utf-8', newline='\n')
@@ -427,16 +428,18 @@ def _check_graph(model: Any, what: str) -> None:
 
 
 def _card(model: Any, config: Mapping[str, Any], labels: Mapping[str, List[str]],
-          notes: Dict[str, str]) -> str:
+          notes: Mapping[str, str]) -> str:
     modalities = ', '.join(f'{code(m)} ({size} channels)'
                            for m, size in config['modalities'].items()) or 'none'
     ready = config['features'] or not config['modalities']
     attach = '' if ready else ("model.attach(data)  # The graph with its features, which are not "
                                'in this folder.\n')
+    head, relation, _ = (int(x[0]) if x.numel() > 0 else 0
+                         for x in get_triples(model._triples, 'train'))
     usage = ('```python\nfrom pyg_mmkgc.nn import KGModel\n\n'
              "model = KGModel.from_pretrained('.')  # This folder.\n" + attach +
-             f'model.predict(head={labels["entities"][0]!r}, '
-             f'relation={labels["relations"][0]!r}, top=5)\n```')
+             f'model.predict(head={_name(labels["entities"], head)!r}, '
+             f'relation={_name(labels["relations"], relation)!r}, top=5)\n```')
     seen = int(model.seen.sum())
     holds = {'`config.json`': 'class, arguments, sizes, version of the format',
              '`model.safetensors`': 'the weights',
@@ -456,6 +459,11 @@ def _card(model: Any, config: Mapping[str, Any], labels: Mapping[str, List[str]]
     return (f'---\nlibrary_name: pyg_mmkgc\ntags:\n- knowledge-graph-completion\n---\n\n'
             f'# {type(model).__name__}\n\nA model of the Python package `pyg_mmkgc`: it answers '
             f'which facts of a multi-modal knowledge graph are missing.\n\n{body}\n')
+
+
+def _name(labels: List[Optional[str]], index: int) -> Union[str, int]:
+    label = labels[index]
+    return index if label is None else label
 
 
 def code(text: Any) -> str:

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 import pyg_mmkgc.nn.models.pretrained as pretrained
-from pyg_mmkgc.data import EDGE, Labels
+from pyg_mmkgc.data import EDGE, Labels, get_triples
 from pyg_mmkgc.evaluation import evaluate, predict
 from pyg_mmkgc.nn import AdditiveComplEx, ComplEx, KGModel, MoCME, MultiModalModel, TransE
 from pyg_mmkgc.sampler import Uniform
@@ -212,6 +212,7 @@ def test_somebody_was_faster(data, tmp_path, monkeypatch):
 def test_card(data, tmp_path):
     awkward = data.clone()
     awkward['entity'].label = Labels(['a "quote"\n```\n# no title', *data['entity'].label[1:]])
+    get_triples(awkward, 'train')[0][0] = 0
     build('mocme', awkward).save_pretrained(tmp_path / 'folder')
     card = (tmp_path / 'folder' / 'README.md').read_text()
     assert card.startswith('---\nlibrary_name: pyg_mmkgc\n')
@@ -229,7 +230,16 @@ def test_card_is_true(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / 'folder')
     space = {}
     exec(snippet, space)
-    assert len(space['model'].predict(head='entity 0', relation='relation 0', top=5)) == 5
+    assert isinstance(space['model'], MoCME)
+
+
+def test_card_without_labels(data, tmp_path):
+    bare = data.clone()
+    bare['entity'].label = Labels([None] * 40)
+    build('complex', bare).save_pretrained(tmp_path / 'folder')
+    head = int(get_triples(data, 'train')[0][0])
+    assert f'predict(head={head}, ' in (tmp_path / 'folder' / 'README.md').read_text()
+    assert KGModel.from_pretrained(tmp_path / 'folder').predict(head=head, relation=0, top=1)
 
 
 # Versions
