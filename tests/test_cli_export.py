@@ -1,4 +1,5 @@
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -6,6 +7,8 @@ import torch
 from click.testing import CliRunner
 
 from pyg_mmkgc.cli import main
+from pyg_mmkgc.cli.export import export
+from pyg_mmkgc.cli.neighbours import neighbours
 from pyg_mmkgc.evaluation import evaluate
 from pyg_mmkgc.export import entity_vectors, predict_split
 from pyg_mmkgc.nn import KGModel, MoCME
@@ -139,6 +142,18 @@ def test_neighbours(run):
     assert [line for line in result.stdout.splitlines() if found[0]['entity'] in line]
     assert f'{found[1]["similarity"]:.4f}' in result.stdout
     assert 'France, by text' in result.stdout
+
+
+@pytest.mark.parametrize('command', [export, neighbours], ids=['export', 'neighbours'])
+def test_examples_of_the_help_parse(command):
+    result = invoke(command.name, '--help')
+    assert result.exit_code == 0
+    examples = [shlex.split(line) for line in map(str.strip, result.stdout.splitlines())
+                if line.startswith('pyg-mmkgc ')]
+    assert examples
+    for _, name, *arguments in examples:
+        assert name == command.name
+        command.make_context(name, arguments)
 
 
 @pytest.mark.parametrize('arguments,message', [
