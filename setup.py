@@ -17,7 +17,9 @@ VIDEO = ['av', 'pillow']
 RDF = ['pyoxigraph>=0.4']
 PYKEEN = ['pykeen>=1.11']
 TUNE = ['optuna>=4']
-TEST = ['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff'] + RDF + AUDIO + IMAGE + VIDEO + TUNE
+FAISS = ['faiss-cpu']
+TEST = (['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff'] + RDF + AUDIO + IMAGE + VIDEO + TUNE
+        + FAISS)
 DOCS = ['sphinx>=7', 'furo', 'myst-parser']
 
 setup(
@@ -58,6 +60,7 @@ setup(
         'rdf': RDF,
         'pykeen': PYKEEN,
         'tune': TUNE,
+        'faiss': FAISS,
         'test': TEST,
         'docs': DOCS,
         'dev': TEST + DOCS,

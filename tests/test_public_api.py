@@ -23,7 +23,7 @@ def order(name):
 
 def test_all_sub_packages_are_found():
     assert {f'pyg_mmkgc.{name}' for name in (
-        'data', 'datasets', 'evaluation', 'nn', 'nn.conv', 'nn.decoders', 'nn.experts',
+        'data', 'datasets', 'evaluation', 'export', 'nn', 'nn.conv', 'nn.decoders', 'nn.experts',
         'nn.fusion', 'nn.information', 'nn.models', 'sampler', 'studies', 'testing', 'training',
         'transforms')} <= set(MODULES)
 

@@ -9,7 +9,9 @@ from pyg_mmkgc.cli.audit import audit
 from pyg_mmkgc.cli.base import CommandGroup
 from pyg_mmkgc.cli.doctor import doctor
 from pyg_mmkgc.cli.evaluate import evaluate
+from pyg_mmkgc.cli.export import export
 from pyg_mmkgc.cli.init import init
+from pyg_mmkgc.cli.neighbours import neighbours
 from pyg_mmkgc.cli.predict import predict
 from pyg_mmkgc.cli.results import results
 from pyg_mmkgc.cli.study import study
@@ -26,5 +28,6 @@ def main() -> None:
     pictures, texts and numbers, and ask it for missing facts."""
 
 
-for command in (train, evaluate, predict, suspects, study, tune, results, audit, init, doctor):
+for command in (train, evaluate, predict, suspects, neighbours, export, study, tune, results,
+                audit, init, doctor):
     main.add_command(command)

@@ -18,6 +18,7 @@ EXTRAS: Dict[str, List[str]] = {
     'rdf': ['pyoxigraph'],
     'pykeen': ['pykeen'],
     'tune': ['optuna'],
+    'faiss': ['faiss'],
 }
 CORE = ['torch', 'torch-geometric', 'lightning-fabric', 'numpy', 'pyarrow', 'safetensors', 'ogb']
 

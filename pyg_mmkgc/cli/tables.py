@@ -76,6 +76,21 @@ def print_suspects(found: Sequence[Dict[str, Any]]) -> None:
     _console().print(table)
 
 
+def print_neighbours(label: str, view: str, found: Sequence[Dict[str, Any]]) -> None:
+    r"""A table of similar entities.
+
+    Args:
+        label (str): The entity.
+        view (str): ``'joint'`` or a modality.
+        found (Sequence[Dict[str, Any]]): From :func:`~pyg_mmkgc.export.neighbours`.
+    """
+    table = Table('', 'entity', 'cosine', title=Text(f'{label}, by {view}'), title_justify='left')
+    table.columns[0].justify = table.columns[2].justify = 'right'
+    for i, neighbour in enumerate(found, 1):
+        table.add_row(str(i), Text(neighbour['entity']), f'{neighbour["similarity"]:.4f}')
+    _console().print(table)
+
+
 def print_answers(head: str, relation: str, tail: str, answers: Sequence[Dict[str, Any]],
                   calibrated: bool = False, min_probability: float = 0.0) -> None:
     r"""A table of answers to one question.

@@ -17,6 +17,9 @@ from pyg_mmkgc.data.triples import TripleIndex, check_ids
 EDGE = ('entity', 'to', 'entity')
 #: The learned table of entity vectors, a modality like any other except that data never holds it.
 STRUCTURE = 'structure'
+#: What stands for training triples in a graph that came without: which entities these name, and
+#: which relations have loops.
+SEEN, HAS_LOOPS = 'seen_in_train', 'has_loops'
 
 Triples = Tuple[Tensor, Tensor, Tensor]
 
@@ -99,12 +102,7 @@ def set_modality(data: HeteroData, name: str, x: Tensor, mask: Optional[Tensor] 
             (default: all of them).
     """
     num_entities = data['entity'].num_nodes
-    if name == STRUCTURE:
-        raise ValueError(f'modality name {STRUCTURE!r} is kept for the learned table')
-    if not name.isidentifier() or name.endswith('_mask') or name in ('num_nodes', 'label'):
-        raise ValueError(f'modality name {name!r} is not usable as an attribute of the data '
-                         f'(expected a Python identifier other than "label", "num_nodes", '
-                         f'"*_mask")')
+    check_modality_name(name)
     if x.dim() != 2 or x.size(0) != num_entities:
         raise ValueError(f'modality {name!r} needs one row for each of {num_entities} entities '
                          f'(got shape {list(x.shape)})')
@@ -127,6 +125,16 @@ def set_modality(data: HeteroData, name: str, x: Tensor, mask: Optional[Tensor] 
                          f'(first: row {row}{label})')
     data['entity'][name] = x
     data['entity'][f'{name}_mask'] = mask
+
+
+def check_modality_name(name: str) -> None:
+    r"""Raise a :class:`ValueError` if a modality cannot have this name."""
+    if name == STRUCTURE:
+        raise ValueError(f'modality name {STRUCTURE!r} is kept for the learned table')
+    if not name.isidentifier() or name.endswith('_mask') or name in ('num_nodes', 'label'):
+        raise ValueError(f'modality name {name!r} is not usable as an attribute of the data '
+                         f'(expected a Python identifier other than "label", "num_nodes", '
+                         f'"*_mask")')
 
 
 def modality_names(data: HeteroData) -> List[str]:
@@ -167,12 +175,18 @@ def get_triples(data: HeteroData, split: str) -> Triples:
 
 
 def triples_of(data: HeteroData) -> HeteroData:
-    r"""A graph of the same entities and splits with nothing else in it; triples are not copied."""
+    r"""A graph of the same entities, labels and splits with nothing else in it; triples are not
+    copied."""
     out = HeteroData()
     out['entity'].num_nodes = data['entity'].num_nodes
+    if 'candidates' in data:
+        out.candidates = data.candidates
+    for key in ('label', SEEN):
+        if key in data['entity']:
+            out['entity'][key] = data['entity'][key]
     for key, value in data[EDGE].items():
-        if key == 'num_relations' or key.endswith(('edge_index', 'edge_type', '_edge_label_index',
-                                                   '_edge_label_type')):
+        if key in ('num_relations', 'label', HAS_LOOPS) or key.endswith((
+                'edge_index', 'edge_type', '_edge_label_index', '_edge_label_type')):
             out[EDGE][key] = value
     return out
 
@@ -190,6 +204,8 @@ def build_index(data: HeteroData, splits: Optional[Sequence[str]] = None) -> Tri
 
 def seen_entities(data: HeteroData) -> Tensor:
     r"""Which entities occur in a training triple, boolean ``[N]``."""
+    if SEEN in data['entity']:
+        return data['entity'][SEEN].cpu().clone()
     mask = torch.zeros(data['entity'].num_nodes, dtype=torch.bool)
     mask[data[EDGE].edge_index.reshape(-1).cpu()] = True
     return mask

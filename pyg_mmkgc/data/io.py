@@ -3,10 +3,13 @@ r"""Files that are whole or absent: atomic writing, and graphs as one safetensor
 Nothing here ever unpickles. A file is written beside its final name, flushed to the disk and
 renamed, so that neither a crash nor a second process can leave or see half of it.
 """
+import errno
 import json
 import os
 import re
 import secrets
+import shutil
+import zipfile
 import zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import IO, Any, Dict, Iterator, List, Optional, Set, Tuple, Union
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
@@ -65,15 +68,49 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def atomic_folder(path: PathLike) -> Iterator[Path]:
+    r"""A temporary folder that takes the place of :obj:`path` on success, whole or not at all.
+
+    Args:
+        path (str or os.PathLike): The final name; missing folders above it are made.
+
+    Raises:
+        FileExistsError: If there is something of that name that is no empty folder.
+    """
+    path = Path(path)
+    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+        raise FileExistsError(f"'{path}' exists and is not overwritten (expected a new or an empty "
+                              f'folder)')
+    path = path.absolute()  # Else '.' has no name.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}-{secrets.token_hex(4)}')
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            with open(file, 'rb+') as f:
+                os.fsync(f.fileno())
+        _sync_folder(temporary)
+        os.rename(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise FileExistsError(f"'{path}' exists by now and is not overwritten") from error
+        raise
+
+
 def remove_temporaries(folder: PathLike) -> None:
-    r"""Removes what processes that were killed had begun to write, by :func:`atomic_path`.
+    r"""Removes what processes that were killed had begun to write, by :func:`atomic_path` and
+    :func:`atomic_folder`.
 
     Args:
         folder (str or os.PathLike): A folder into which nobody else is writing.
     """
     for path in Path(folder).iterdir():
         if TEMPORARY.fullmatch(path.name):
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _sync_folder(path: Path) -> None:
@@ -146,6 +183,48 @@ def save_data(data: HeteroData, path: PathLike) -> None:
         save_file(tensors, temporary, {METADATA_KEY: f'{FORMAT} {checksum(tensors)}'})
 
 
+def write_tensors(path: PathLike, tensors: Dict[str, Tensor], file_format: str) -> None:
+    r"""Write tensors into one safetensors file, atomically, with a checksum.
+
+    Args:
+        path (str or os.PathLike): The file.
+        tensors (Dict[str, torch.Tensor]): Contiguous tensors on CPU that share no memory.
+        file_format (str): What they are, and the version of that.
+    """
+    # As bytes first, so that a full disk is an `OSError` that says so.
+    content = save(tensors, {METADATA_KEY: f'{file_format} {checksum(tensors)}'})
+    with atomic_write(path, 'wb') as f:
+        f.write(content)
+
+
+def read_tensors(path: PathLike, file_format: str, what: str) -> Dict[str, Tensor]:
+    r"""Read what :func:`write_tensors` wrote. Nothing is unpickled.
+
+    Args:
+        path (str or os.PathLike): The file.
+        file_format (str): What was written.
+        what (str): The same for the message.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file '{path}'")
+    try:
+        with safe_open(path, framework='pt') as f:
+            found, _, stored = (f.metadata() or {}).get(METADATA_KEY, '').rpartition(' ')
+            if found != file_format:
+                raise ValueError(f"'{path}' {what} (expected {file_format!r}, got {found!r})")
+            tensors = {key: f.get_tensor(key) for key in f.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"'{path}' is damaged or no safetensors file ({error})") from error
+    if stored != checksum(tensors):
+        raise ValueError(f"'{path}' is damaged (its checksum does not match)")
+    return tensors
+
+
 def load_data(path: PathLike) -> HeteroData:
     r"""Read a graph that :func:`save_data` wrote. Nothing is unpickled.
 
@@ -156,20 +235,9 @@ def load_data(path: PathLike) -> HeteroData:
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged or was not written by :func:`save_data`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file '{path}'")
-    try:
-        with safe_open(path, framework='pt') as f:
-            found, _, stored = (f.metadata() or {}).get(METADATA_KEY, '').rpartition(' ')
-            if found != FORMAT:
-                raise ValueError(f"'{path}' was not written by this version of 'save_data' "
-                                 f'(expected {FORMAT!r}, got {found!r})')
-            tensors = {key: f.get_tensor(key) for key in f.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"'{path}' is damaged or no safetensors file ({error})") from error
-    if stored != checksum(tensors) or JSON_KEY not in tensors:
-        raise ValueError(f"'{path}' is damaged (its checksum does not match)")
+    tensors = read_tensors(path, FORMAT, "was not written by this version of 'save_data'")
+    if JSON_KEY not in tensors:
+        raise ValueError(f"'{path}' is damaged (it lacks {JSON_KEY!r})")
 
     data = HeteroData()
     stores = json.loads(tensors[JSON_KEY].numpy().tobytes().decode('utf-8', 'surrogatepass'))
@@ -190,6 +258,34 @@ def _stores(data: HeteroData) -> Iterator[Tuple[str, Union[str, List[str]], Any]
         yield 'node', node_type, store
     for edge_type, store in zip(data.edge_types, data.edge_stores, strict=True):
         yield 'edge', list(edge_type), store
+
+
+def check_archive(path: PathLike) -> None:
+    r"""Raise before a zip archive (`.npz`) is unpacked that memory would not hold.
+
+    Args:
+        path (str or os.PathLike): The file; what is no zip archive is left to its reader.
+
+    Raises:
+        ValueError: If it says to be larger than all memory.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # No reader takes more of a member than its header says.
+            size = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError):
+        return
+    if size > memory_size():
+        raise ValueError(f'{path}: unpacks to {size} bytes (expected no more than memory holds, '
+                         f'{memory_size()})')
+
+
+def memory_size() -> int:
+    r"""The size of the machine's memory in bytes; that of any address where it is unknown."""
+    try:
+        return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    except (AttributeError, ValueError, OSError):
+        return 2**63 - 1
 
 
 def own(x: Tensor, storages: Set[int]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from pyg_mmkgc.data.hetero import modality_dicts, set_modality
-from pyg_mmkgc.data.io import PathLike
+from pyg_mmkgc.data.io import PathLike, check_archive
 from pyg_mmkgc.data.labels import Labels
 
 Inputs = Tuple[Dict[str, Tensor], Dict[str, Tensor]]
@@ -158,19 +158,23 @@ def read_features(path: PathLike) -> Dict[str, Tensor]:
 
 
 def _read_npz(path: Path) -> Iterator[Tuple[str, str, Any]]:
+    check_archive(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except Exception as error:  # Damaged files make numpy and zipfile raise about anything.
         raise ValueError(f'{path}: damaged or no npz archive ({error})') from error
     for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f'{path}: damaged or no npz archive (expected arrays alone, and '
+                             f'{name!r} is none)')
         yield str(path), name, array
 
 
 def _read_json(path: Path) -> Iterator[Tuple[str, str, Any]]:
     try:
         values = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'{path}: expected JSON ({error})') from error
     if not isinstance(values, dict):
         raise ValueError(f'{path}: expected a mapping from modalities to lists of numbers (got '

@@ -63,7 +63,8 @@ def predict(
 
     Returns:
         List[Dict[str, Any]]: For each answer ``'entity'``, ``'score'``, ``'probability'``;
-        ``'known'``, the first split that holds the triple, else ``'new'``; and
+        ``'known'``, the first split that holds the triple, else ``'new'`` (None for a model that
+        was saved without triples); and
         ``'modality_weights'``, how much each modality counted in the entity asked about under
         the relation (``'query'``) and in the answer (``'answer'``), or :obj:`None` for a model
         without such weights.
@@ -99,7 +100,8 @@ def predict(
             allowed[entity] = False
         score = score.masked_fill(~allowed, float('-inf'))
         if temperature is not None:
-            probability = _filtered_softmax(score / temperature, data, head_index, rel_type)
+            probability = filtered_softmax((score / temperature).unsqueeze(0), data, head_index,
+                                           rel_type)[0]
         else:
             probability = score.softmax(0) if model.objective == 'softmax' else score.sigmoid()
         # A stable sort, so that ties come in the order of ids on every machine.
@@ -108,7 +110,7 @@ def predict(
         query_weights = model.modality_weights(head_index, rel_type)
         answer_weights = model.modality_weights(answer) if answer.numel() > 0 else None
 
-    known = _known(data, head_index, rel_type, answer)
+    known = known_by(data, head_index, rel_type, answer)
     out = []
     for i, e in enumerate(answer.tolist()):
         weights = None
@@ -166,14 +168,22 @@ def _with_new(model: Any, data: HeteroData, label: Union[str, int],
     return model.extend(data), data
 
 
-def _filtered_softmax(score: Tensor, data: HeteroData, head_index: Tensor,
-                      rel_type: Tensor) -> Tensor:
-    # The setting that the temperature was fitted in.
+def filtered_softmax(score: Tensor, data: HeteroData, head_index: Tensor,
+                     rel_type: Tensor) -> Tensor:
+    r"""Probabilities in the setting that the temperature was fitted in: those of each answer among
+    itself and all that train and validation do not know.
+
+    Args:
+        score (torch.Tensor): Scores :math:`(B, N)`, divided by the temperature.
+        data (HeteroData): The graph.
+        head_index (torch.Tensor): The heads of the queries, :math:`(B)`.
+        rel_type (torch.Tensor): Their relations, :math:`(B)`.
+    """
     known = build_index(data, known_splits(data, 'train'))
-    _, known = known.answers(head_index.cpu(), rel_type.cpu())
-    rest = score.index_fill(0, known.to(score.device), float('-inf')).logsumexp(0)
+    row, entity = known.answers(head_index.cpu(), rel_type.cpu())
     own = torch.zeros_like(score, dtype=torch.bool)
-    own[known.to(score.device)] = True
+    own[row.to(score.device), entity.to(score.device)] = True
+    rest = score.masked_fill(own, float('-inf')).logsumexp(1, keepdim=True)
     return (score - torch.where(own, torch.logaddexp(score, rest), rest)).exp()
 
 
@@ -191,7 +201,19 @@ def _allowed(data: HeteroData, entity: int, rel_type: Tensor, candidates: Option
     return allowed
 
 
-def _known(data: HeteroData, head_index: Tensor, rel_type: Tensor, answer: Tensor) -> List[str]:
+def known_by(data: HeteroData, head_index: Tensor, rel_type: Tensor,
+             answer: Tensor) -> List[Optional[str]]:
+    r"""The first split that holds each triple, else ``'new'``; None of a graph that came without
+    its triples.
+
+    Args:
+        data (HeteroData): The graph.
+        head_index (torch.Tensor): The head indices.
+        rel_type (torch.Tensor): The relation types, inverse ones included.
+        answer (torch.Tensor): The tail indices.
+    """
+    if data[EDGE].edge_type.numel() == 0:
+        return [None] * answer.numel()
     out = ['new'] * answer.numel()
     for split in reversed(split_names(data)):
         found = build_index(data, [split]).contains(head_index.cpu(), rel_type.cpu(), answer.cpu())

@@ -438,7 +438,7 @@ def load_yaml(text: str) -> Any:
     """
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"malformed YAML ({' '.join(str(error).split())})") from error
 
 

@@ -17,21 +17,21 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 import torch
 import torch_geometric
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
 import pyg_mmkgc
 from pyg_mmkgc.data import EDGE, get_triples, modality_dicts, split_names
-from pyg_mmkgc.data.io import PathLike, atomic_write, checksum, remove_temporaries
+from pyg_mmkgc.data.io import PathLike, atomic_write, remove_temporaries
 from pyg_mmkgc.datasets import GraphDataset, MMKGFolder, get_dataset, normalize_name
 from pyg_mmkgc.evaluation import evaluate, predict
 from pyg_mmkgc.evaluation.memory import OutOfMemoryError, explain_out_of_memory
 from pyg_mmkgc.nn import KGModel
+from pyg_mmkgc.nn.models.pretrained import load_weights, save_weights, write_pretrained
 from pyg_mmkgc.training.calibrate import calibrate
 from pyg_mmkgc.training.checkpoint import Checkpoints, StopRequest, lock_folder, stop_signals
 from pyg_mmkgc.training.fit import Fit
+from pyg_mmkgc.training.model_card import model_card
 from pyg_mmkgc.training.plots import (
     plot_curves,
     plot_modality_weights,
@@ -53,8 +53,6 @@ CONFIG, HISTORY, WEIGHTS = 'config.yaml', 'history.jsonl', 'model.safetensors'
 METRICS, CURVES, MODALITY_WEIGHTS = 'metrics.json', 'curves.png', 'modality_weights.png'
 CHECKPOINTS = 'checkpoints'
 CALIBRATION, RELIABILITY = 'calibration.json', 'reliability.png'
-#: The one metadata entry of the weights, followed by a checksum, see `pyg_mmkgc.data.io`.
-METADATA_KEY, FORMAT = 'pyg_mmkgc', 'KGModel 1'
 #: Room for everything in a run folder but the weights.
 SPARE_BYTES = 2**20
 
@@ -119,6 +117,30 @@ class Run:
             raise ValueError("the run was loaded for given 'data', so its encoders are not at hand "
                              '(expected features)')
         return self.dataset.encode_entity(contents)
+
+    def save_pretrained(self, folder: PathLike, features: bool = False,
+                        triples: bool = True) -> Path:
+        r"""Write a folder that the model can be used from without the run and, with its features,
+        without the data: that of :meth:`~pyg_mmkgc.nn.KGModel.save_pretrained`, with the
+        temperature of probabilities, the recipe as `recipe.yaml`, and a model card that says what
+        it was trained on, how good it is by which protocol, and how to reproduce it.
+
+        Args:
+            folder (str or os.PathLike): A new folder, or an empty one.
+            features (bool, optional): See :meth:`~pyg_mmkgc.nn.KGModel.save_pretrained`.
+                (default: :obj:`False`)
+            triples (bool, optional): The same. (default: :obj:`True`)
+
+        Raises:
+            FileExistsError: If there is something of that name that is no empty folder.
+        """
+        parts = {part: self.config[part] for part in ('model', 'sampler', 'train')}
+        recipe = yaml.safe_dump(Recipe.from_dict(self.config['name'], parts).to_dict(),
+                                sort_keys=False, allow_unicode=True)
+        notes = model_card(self.data, self.config, self.metrics, self.calibration)
+        return write_pretrained(self.model, folder, features, triples,
+                                self.calibration.get('temperature'), notes,
+                                {'recipe.yaml': recipe})
 
     def suspects(self, split: str = 'train', top: int = 20, folds: Optional[int] = None,
                  log: bool = False) -> List[Dict[str, Any]]:
@@ -513,13 +535,13 @@ def _fit(run: Run, fit: Fit, history: _History) -> TrainResult:
             kept = True
         if not kept:
             raise
-        _save_weights(run.path / WEIGHTS, run.model)
+        save_weights(run.path / WEIGHTS, run.model)
         raise type(error)(f"{error}; the best weights before that are in "
                           f"'{run.path / WEIGHTS}'") from error
     if not history.whole:
         history.rewrite()
     run.model = fit.model
-    _save_weights(run.path / WEIGHTS, run.model)
+    save_weights(run.path / WEIGHTS, run.model)
     return result
 
 
@@ -699,7 +721,7 @@ def _run_dataset(config: Dict[str, Any], root: Optional[PathLike],
 def _load_model(path: Path, recipe: Recipe, data: HeteroData, device: str) -> KGModel:
     with explain_out_of_memory(f"loading '{path}'", "take device 'cpu'"):
         model = recipe.build(data)
-        _load_weights(path / WEIGHTS, model)
+        load_weights(path / WEIGHTS, model, path / CONFIG)
         return model.to(torch_geometric.device(device)).eval()
 
 
@@ -710,40 +732,10 @@ def _check_fingerprint(path: Path, expected: Dict[str, str], data: HeteroData) -
                          f"was trained on (hashes in '{path}')")
 
 
-def _save_weights(path: Path, model: KGModel) -> None:
-    state = {name: x.detach().cpu().contiguous().clone() for name, x in model.state_dict().items()}
-    # As bytes first, so that a full disk is an `OSError` that says so.
-    content = save(state, {METADATA_KEY: f'{FORMAT} {checksum(state)}'})
-    with atomic_write(path, 'wb') as f:
-        f.write(content)
-
-
-def _load_weights(path: Path, model: KGModel) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file '{path}': the run has no weights")
-    try:
-        with safe_open(path, framework='pt') as f:
-            found, _, stored = (f.metadata() or {}).get(METADATA_KEY, '').rpartition(' ')
-            state = {key: f.get_tensor(key) for key in f.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"'{path}' is damaged or no safetensors file ({error})") from error
-    if found != FORMAT:
-        raise ValueError(f"'{path}' holds no weights of this package (expected {FORMAT!r}, got "
-                         f'{found!r})')
-    if stored != checksum(state):
-        raise ValueError(f"'{path}' is damaged (its checksum does not match)")
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        message = ' '.join(str(error).split())
-        raise ValueError(f"'{path}' does not fit the model of '{path.with_name(CONFIG)}' "
-                         f'({message})') from error
-
-
 def _read_json(path: Path, text: str) -> Dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"'{path}' is damaged ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"'{path}' is damaged (expected a mapping, got {value!r})")

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch_geometric.data import HeteroData
 
 from pyg_mmkgc.data.io import (
+    atomic_folder,
     atomic_path,
     atomic_write,
     load_data,
@@ -246,3 +247,41 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert len(list(tmp_path.iterdir())) == len(names) + len(writers)
     remove_temporaries(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def interrupted(folder):
+    with atomic_folder(folder) as path:
+        (path / 'x').write_text('x')
+        raise KeyboardInterrupt(path.name)
+
+
+def test_folder_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    with atomic_folder(tmp_path / 'new' / 'folder') as path:
+        (path / 'x').write_text('x')
+        assert not (tmp_path / 'new' / 'folder').exists()
+    assert [p.name for p in (tmp_path / 'new').iterdir()] == ['folder']
+    assert (tmp_path / 'new' / 'folder' / 'x').read_text() == 'x'
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path / 'other')
+    assert [p.name for p in tmp_path.iterdir()] == ['new']
+    for taken in (tmp_path / 'new', tmp_path / 'new' / 'folder' / 'x'):
+        with pytest.raises(FileExistsError, match='exists and is not overwritten'), \
+                atomic_folder(taken):
+            raise AssertionError
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    with atomic_folder('.') as path:
+        (path / 'x').write_text('x')
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['here', 'new']
+    assert (tmp_path / 'here' / 'x').exists()
+
+
+def test_folders_of_processes_that_were_killed(tmp_path):
+    with pytest.raises(KeyboardInterrupt) as caught:
+        interrupted(tmp_path / 'folder')
+    left = caught.value.args[0]
+    (tmp_path / left).mkdir()
+    (tmp_path / left / 'x').write_text('x')
+    (tmp_path / '.mine').mkdir()
+    remove_temporaries(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['.mine']

@@ -239,7 +239,7 @@ def test_an_error_keeps_what_can_go_on(tmp_path, whole, monkeypatch, caplog):
         raise OSError(28, 'No space left on device')
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, '_save_weights', full)
+        patch.setattr(run_module, 'save_weights', full)
         with pytest.raises(OSError, match='No space left'):
             train(tmp_path / 'run')
     assert f'To go on from the last checkpoint: pyg-mmkgc train --resume {tmp_path}' in caplog.text

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_mmkgc.data.hetero import set_modality
+from pyg_mmkgc.data.hetero import check_modality_name, set_modality
+from pyg_mmkgc.data.io import check_archive
 from pyg_mmkgc.datasets.folder.config import FolderConfig
 from pyg_mmkgc.datasets.folder.triples import Graph, read_list
 
@@ -35,6 +36,10 @@ def add_features(data: HeteroData, folder: Path, graph: Graph, config: FolderCon
             if name in origin:
                 raise ValueError(f"{path}: modality {name!r} stands in '{origin[name].name}', too")
             origin[name] = path
+            try:
+                check_modality_name(name)  # Before a file is looked for by it.
+            except ValueError as error:
+                raise ValueError(f'{path}: {error}') from error
             rows = _rows(path, name, arrays.get(f'{name}_index'), graph)
             try:
                 x = _as_features(arrays[name])
@@ -91,6 +96,7 @@ def _load(path: Path) -> Dict[str, Any]:
 
 
 def _load_numpy(path: Path) -> Any:
+    check_archive(path)
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):

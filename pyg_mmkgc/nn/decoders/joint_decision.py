@@ -1,4 +1,4 @@
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -120,13 +120,13 @@ class JointDecision(torch.nn.Module):
 
     def query(self, head: Tensor, rel_type: Tensor, distinct: Optional[Tensor] = None) -> Tensor:
         r"""What a tail is compared with, :math:`(B, VC + 2V)`; see :meth:`Decoder.query`."""
-        return self._join([decoder.query for decoder in self.decoders.values()], head, rel_type,
-                          distinct)
+        return self.join([decoder.query for decoder in self.decoders.values()], head, rel_type,
+                         distinct)
 
     def frozen_query(self) -> Query:
         r"""See :meth:`Decoder.frozen_query`."""
         queries = [decoder.frozen_query() for decoder in self.decoders.values()]
-        return lambda head, rel_type, distinct=None: self._join(queries, head, rel_type, distinct)
+        return lambda head, rel_type, distinct=None: self.join(queries, head, rel_type, distinct)
 
     def scorer(self, candidates: Tensor) -> Scores:
         r"""See :meth:`Decoder.scorer`."""
@@ -148,8 +148,9 @@ class JointDecision(torch.nn.Module):
 
         return score
 
-    def _join(self, queries: Sequence[Query], head: Tensor, rel_type: Tensor,
-              distinct: Optional[Tensor]) -> Tensor:
+    def join(self, queries: Sequence[Query], head: Tensor, rel_type: Tensor,
+             distinct: Optional[Tensor] = None) -> Tensor:
+        r"""What :meth:`query` returns, from what makes the queries of each decoder."""
         out = [query(x, rel_type, distinct)
                for query, (x, _) in zip(queries, self._split(head), strict=True)]
         has = self._last(head)
@@ -175,6 +176,16 @@ class JointDecision(torch.nn.Module):
             block = slice(start, start + max(1, rows))
             self._add_scores(query, candidates[block], out[:, block])
         return out if self.average else self._complete_(out, query, self._last(candidates))
+
+    def decide(self, score_all: Callable[[Decoder, Tensor, Tensor], Tensor], query: Tensor,
+               candidates: Tensor) -> Tensor:
+        r"""What :meth:`score_all` returns, in one piece, from what makes the scores of a
+        decoder, :math:`(B, N)`."""
+        out = self._decide((score_all(decoder, q, t), gate.unsqueeze(1) * has)
+                           for decoder, (q, gate), (t, has) in zip(
+                               self.decoders.values(), self._split(query),
+                               self._split(candidates), strict=True))
+        return out if self.average else out + self._last(query) @ self._last(candidates).t()
 
     def _add_scores(self, query: Tensor, candidates: Tensor, out: Tensor) -> None:
         # In one piece: column by column, they would be read from all over the candidates.

@@ -89,6 +89,11 @@ class TuckERDecoder(Decoder):
             out = self._query_by_channel(head, self.relation(rel_type))
         return dropout(out, self.hidden_dropout, self.training)
 
+    def query_by_channel(self, head: Tensor, rel_type: Tensor) -> Tensor:
+        r"""What :meth:`query` returns in evaluation mode, in one product whose shapes branch on
+        nothing, in :math:`O(B d_r C)` memory."""
+        return self._outer(head, self.relation(rel_type), self.core)
+
     def frozen_query(self) -> Query:
         # As many queries as relations pay for all matrices, one product instead of many thin ones.
         matrix, num_queries, num_rows = None, 0, 2 * self.num_relations
@@ -142,15 +147,16 @@ class TuckERDecoder(Decoder):
         return out.flatten(0, 1)[slot]
 
     def _query_by_channel(self, head: Tensor, relation: Tensor) -> Tensor:
-        def partial(head: Tensor, relation: Tensor, core: Tensor) -> Tensor:
-            outer = relation.unsqueeze(-1) * head.unsqueeze(1)  # [B, size, C]
-            return outer.flatten(1) @ core.flatten(0, 1)  # [B, C]
-
         size = max(1, MAX_NUMEL // max(1, head.numel()))
         return sum(
-            checkpoint(partial, head, rel, core, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(self._outer, head, rel, core, use_reentrant=False, preserve_rng_state=False)
             for rel, core in zip(relation.split(size, dim=1), self.core.split(size),
                                  strict=True))
+
+    @staticmethod
+    def _outer(head: Tensor, relation: Tensor, core: Tensor) -> Tensor:
+        outer = relation.unsqueeze(-1) * head.unsqueeze(1)  # [B, size, C]
+        return outer.flatten(1) @ core.flatten(0, 1)  # [B, C]
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}(num_relations={self.num_relations}, '

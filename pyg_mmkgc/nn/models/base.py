@@ -8,7 +8,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.nn.kge.loader import KGTripletLoader
 
 from pyg_mmkgc.data import EDGE, TripleIndex, build_index, get_triples, seen_entities
-from pyg_mmkgc.data.hetero import triples_of
+from pyg_mmkgc.data.hetero import HAS_LOOPS, triples_of
 from pyg_mmkgc.evaluation import (
     Ranks,
     TriplePredictions,
@@ -17,6 +17,7 @@ from pyg_mmkgc.evaluation import (
     rank,
 )
 from pyg_mmkgc.nn.decoders.base import Decoder, Part
+from pyg_mmkgc.nn.models.pretrained import Pretrained
 from pyg_mmkgc.nn.reduction import Answers, Pairs
 
 OBJECTIVES = ('softmax', 'bce', 'sampled')
@@ -76,7 +77,7 @@ def look_up(table: Embedding, index: Optional[Tensor] = None) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float))
 
 
-class KGModel(torch.nn.Module):
+class KGModel(Pretrained, torch.nn.Module):
     r"""The base class of all models: turns entity ids into views and lets a decoder score them.
 
     It has the verbs of :class:`torch_geometric.nn.kge.KGEModel` (:meth:`forward`, :meth:`loss`,
@@ -179,10 +180,13 @@ class KGModel(torch.nn.Module):
         if data['entity'].num_nodes != self.num_entities:
             raise ValueError(f"'data' has {data['entity'].num_nodes} entities (expected "
                              f'{self.num_entities})')
+        self._check_labels(data)
         self.seen = seen_entities(data).to(self.seen.device)
         self.seen_index = self.seen.nonzero().view(-1)
         head_index, rel_type, tail_index = get_triples(data, 'train')
         loops = rel_type[head_index == tail_index].bincount(minlength=self.num_relations) > 0
+        if HAS_LOOPS in data[EDGE]:
+            loops = data[EDGE][HAS_LOOPS]
         self.has_loops = loops.repeat(2).to(self.seen.device)
         # Its triples, not copied, of which the indices are made that are asked for.
         self._triples, self._known, self._train_known = triples_of(data), None, None
@@ -222,7 +226,7 @@ class KGModel(torch.nn.Module):
     def _resized(self, num_entities: int, num_kept: int) -> 'KGModel':
         # Shares all weights but the tables of entities, of which the first rows are kept.
         shared = [*self.parameters(), *self.buffers(), self.neg_sampling,
-                  self._triples, self._known, self._train_known]
+                  self._triples, self._known, self._train_known, self._labels]
         out = copy.deepcopy(self, {id(x): x for x in shared}).eval()
         out.num_entities = num_entities
         for table in out.entity_tables():
@@ -254,6 +258,11 @@ class KGModel(torch.nn.Module):
     def candidate_vectors(self, encoded: Any) -> Tensor:
         r"""All encoded entities as answers, :math:`(n, F)`."""
         raise NotImplementedError
+
+    def candidate_views(self, encoded: Any) -> Dict[str, Tensor]:
+        r"""All encoded entities as answers, each :math:`(n, F)`: the vector that is compared as
+        ``'joint'``, and that of each modality that has one of its own."""
+        return {'joint': self.candidate_vectors(encoded)}
 
     # Scores #####################################################################################
 
@@ -335,6 +344,9 @@ class KGModel(torch.nn.Module):
             rel_type (torch.Tensor): The relation types.
             tail_index (torch.Tensor): The tail indices.
         """
+        if self.objective == 'sampled' and self.neg_sampling is None:
+            raise ValueError("the model was loaded without 'neg_sampling', which it is trained by; "
+                             'hand one over to `from_pretrained`')
         out = Prepared(self.decoder.distinct(rel_type))
         if self.neg_sampling is not None:
             neg_index, mask = self.neg_sampling.corrupt(head_index, rel_type, tail_index)

@@ -87,6 +87,10 @@ class LateFusion(MultiModalModel):
     def candidate_vectors(self, encoded: Tensor) -> Tensor:
         return encoded
 
+    def candidate_views(self, encoded: Tensor) -> Dict[str, Tensor]:
+        # There is no joint view: scores are added, not vectors.
+        return dict(zip(self.modalities, encoded.split(self.hidden_channels, dim=1), strict=False))
+
     def gates(self) -> Sequence[Parameter]:
         return self.decoder.gates()
 

@@ -145,6 +145,10 @@ class MoCME(MultiModalModel):
     def candidate_vectors(self, encoded: EncodedEntities) -> Tensor:
         return self._vectors(encoded)
 
+    def candidate_views(self, encoded: EncodedEntities) -> Dict[str, Tensor]:
+        joint, views = self.conv.views(encoded)
+        return {JOINT: joint, **views}
+
     def _vectors(self, encoded: EncodedEntities, rel_type: Optional[Tensor] = None) -> Tensor:
         r"""The joint view and the view of each head, and which of them there are."""
         joint, views = self.conv.views(encoded, rel_type)

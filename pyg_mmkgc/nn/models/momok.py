@@ -212,6 +212,10 @@ class MoMoK(MultiModalModel):
         return torch.cat([self._vectors(encoded.select(slice(start, start + BLOCK_ROWS)))
                           for start in range(0, num_rows, BLOCK_ROWS)])
 
+    def candidate_views(self, encoded: Entities) -> Dict[str, Tensor]:
+        views = self.views(encoded)
+        return {JOINT: self.fusion(views, encoded.mask)[0], **views}
+
     def experts_of(self, encoded: Entities) -> Dict[str, Tuple[Tensor, Tensor]]:
         r"""For each modality, views :math:`v_{m,k}` and the relation-free part of the gate; see
         :meth:`ModalityExperts.forward`."""

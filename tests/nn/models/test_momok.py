@@ -143,6 +143,7 @@ def slow_views(model, e, r=None):
 def slow_logits(model, head, r, tail):
     """`s_v(h, r, t)` of each head that both entities have, from their views."""
     return {v: torch.einsum('kij,k,i,j->', d.core, d.rel_emb.weight[r], head[v], tail[v])
+            + (0 if d.bias is None else d.bias[0])
             for v, d in model.decoder.decoders.items() if v in head and v in tail}
 
 
