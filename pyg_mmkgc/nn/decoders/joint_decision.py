@@ -224,6 +224,25 @@ class JointDecision(torch.nn.Module):
             total = total + weight
         return out / total.clamp(min=1) if self.average else out
 
+    def contributions(self, query: Tensor, tail: Tensor) -> Dict[str, Tensor]:
+        r"""What each decoder adds to the score of each query with its tail, :math:`(B)`; they sum
+        to :meth:`score`.
+
+        Args:
+            query (torch.Tensor): Queries, from :meth:`query`, one for each tail.
+            tail (torch.Tensor): Tails :math:`(B, VC + V)`.
+        """
+        out, weight = {}, {}
+        for (name, decoder), (q, gate), (t, has) in zip(
+                self.decoders.items(), self._split(query), self._split(tail), strict=True):
+            score, weight[name] = decoder.score(q, t), gate * has
+            out[name] = (score.sigmoid() if self.average else score) * weight[name]
+        if self.average:
+            total = sum(weight.values()).clamp(min=1)
+            return {name: part / total for name, part in out.items()}
+        offset = self._last(query) * self._last(tail)
+        return {name: part + offset[..., i] for i, (name, part) in enumerate(out.items())}
+
     def parts(self, query: Tensor, candidates: Tensor) -> Dict[str, Part]:
         r"""Each decoder alone, so that none leans on another; see :meth:`Decoder.parts`."""
         return {name: Part(decoder, q, t, gate > 0, has > 0)
