@@ -31,7 +31,8 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['pyg_mmkgc', 'pyg_mmkgc.*']),
     package_data={'pyg_mmkgc': ['recipes/*.yaml', 'recipes/search/*.yaml'],
-                  'pyg_mmkgc.datasets': ['data/*/*']},
+                  'pyg_mmkgc.datasets': ['data/*/*'],
+                  'pyg_mmkgc.report': ['templates/*']},
     install_requires=[
         'torch>=2.4',
         'torch-geometric>=2.5',
@@ -45,6 +46,7 @@ setup(
         'safetensors>=0.4.3',
         'pyyaml',
         'click>=8.1',
+        'jinja2>=3.1',
         'rich',
         'matplotlib',
         'tqdm',

@@ -51,6 +51,11 @@ class ExplainedEntity:
     view_redundancy: Optional[Dict[str, List[float]]] = None
     contents: EntityContents = field(default_factory=EntityContents)
 
+    @property
+    def has_experts(self) -> bool:
+        r"""Whether any of its modalities is seen by more than one expert."""
+        return any(len(weights) > 1 for weights in (self.expert_weights or {}).values())
+
 
 @dataclass(frozen=True)
 class Removal:
@@ -135,9 +140,9 @@ class Explanation:
                     f'none can be removed.']
         out = []
         if self.head.modality_weights is None:
-            out.append(f'{self.model} adds modalities up without weighing them.')
+            out.append(f'{self.model} does not weigh modalities.')
         if self.contributions is None:
-            out.append(f'{self.model} has one score function, so that there are no shares of heads.')
+            out.append(f'{self.model} has one score function, so no head has a share.')
         if self.head.modality_redundancy is None:
             out.append(f'{self.model} does not estimate how complementary modalities are.')
         return out
