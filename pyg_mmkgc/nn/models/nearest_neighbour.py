@@ -99,10 +99,11 @@ class NearestNeighbour(MultiModalModel):
         return self.score_all(head_index, rel_type).gather(1, tail_index.unsqueeze(1)).squeeze(1)
 
     def scorer(self) -> Callable[[Tensor, Tensor, int, int], Tensor]:
-        if self._train_known is None:
+        known = self.train_known
+        if known is None:
             raise ValueError('the model knows no graph to look neighbours up in; build it by '
                              '`from_data` or call `attach(data)`')
-        known = self._train_known = self._train_known.to(self.seen.device)
+        known = self._train_known = known.to(self.seen.device)  # Copies but once.
         size = self.neighbour.size(1)
 
         def score(head_index: Tensor, rel_type: Tensor, start: int, stop: int) -> Tensor:
