@@ -17,6 +17,7 @@ VIDEO = ['av', 'pillow']
 RDF = ['pyoxigraph>=0.4']
 PYKEEN = ['pykeen>=1.11']
 TUNE = ['optuna>=4']
+BROWSER = ['playwright>=1.40', 'axe-playwright-python>=0.1.4']
 TEST = ['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff'] + RDF + AUDIO + IMAGE + VIDEO + TUNE
 DOCS = ['sphinx>=7', 'furo', 'myst-parser']
 
@@ -60,9 +61,10 @@ setup(
         'rdf': RDF,
         'pykeen': PYKEEN,
         'tune': TUNE,
+        'browser': BROWSER,
         'test': TEST,
         'docs': DOCS,
-        'dev': TEST + DOCS,
+        'dev': TEST + DOCS + BROWSER,
     },
     entry_points={'console_scripts': ['pyg-mmkgc = pyg_mmkgc.cli:main']},
     classifiers=[

@@ -98,9 +98,9 @@ def check(text):
     assert len(page.all('table')) == len(page.all('caption')) > 0
     assert all(e['scope'] in ('col', 'row', 'colgroup') for e in page.all('th'))
     assert all(e['alt'] for e in page.all('img'))
-    for region in (e for e in page.elements if e.get('role') == 'region'):
-        assert region['aria-label']
-        assert region['tabindex'] == '0'
+    wide = [e for e in page.elements if e.get('class') == 'scroll']
+    assert all((e['role'], e['tabindex']) == ('group', '0') and e['aria-label'] for e in wide)
+    assert len(wide) == len(page.all('table'))
     return page
 
 
