@@ -10,7 +10,7 @@ from pyg_mmkgc.data.io import PathLike
 from pyg_mmkgc.evaluation import Evaluation, Interval, evaluate, paired_bootstrap
 from pyg_mmkgc.evaluation.memory import explain_out_of_memory
 from pyg_mmkgc.report.page import render
-from pyg_mmkgc.report.run import group_tables, joint_curves
+from pyg_mmkgc.report.run import curves, group_tables
 from pyg_mmkgc.training import Run, load_run
 
 #: What two runs have to have in common for their ranks to be of the same queries.
@@ -130,7 +130,7 @@ def comparison_page(comparison: RunComparison) -> str:
     """
     return render('comparison.html', comparison=comparison, names=list(comparison.metrics),
                   groups=group_tables(*comparison.metrics.values()),
-                  charts=joint_curves(comparison.histories),
+                  charts=curves(comparison.histories),
                   differences=comparison.differences())
 
 

@@ -1,7 +1,7 @@
 r"""How pages are made and written."""
 import math
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any
 
 import jinja2
 
@@ -72,8 +72,3 @@ def format_number(value: float, digits: int = 3) -> str:
     if abs(value) >= 10**digits:
         return f'{value:,.0f}' if abs(value) < 1e15 else f'{value:.{digits}g}'
     return f'{value:.{digits}g}'
-
-
-def difference(metrics: Dict[str, float], other: Optional[Dict[str, float]]) -> Optional[float]:
-    r"""By how much the MRR is above another one, if there is one."""
-    return None if other is None else metrics['mrr'] - other['mrr']

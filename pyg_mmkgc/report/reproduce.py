@@ -2,7 +2,7 @@ r"""The command that trains a run again."""
 import json
 import os
 import shlex
-from typing import Any, List, Mapping, Optional
+from typing import Any, List, Mapping, Optional, Tuple
 
 from pyg_mmkgc.datasets import normalize_name
 from pyg_mmkgc.datasets.registry import DATASETS
@@ -39,7 +39,7 @@ def train_command(config: Mapping[str, Any]) -> Optional[str]:
     return shlex.join(['pyg-mmkgc', 'train', *arguments])
 
 
-def _recipe(config: Mapping[str, Any]) -> Any:
+def _recipe(config: Mapping[str, Any]) -> Tuple[Recipe, List[str]]:
     # A file of the user's may be gone or changed; the recipe of the model is always there.
     for name, option in ((config['recipe'], '--recipe'), (config['model']['name'], '--model')):
         try:

@@ -1,6 +1,6 @@
 r"""The page about one run."""
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 import yaml
@@ -17,7 +17,7 @@ from pyg_mmkgc.data import (
 from pyg_mmkgc.evaluation import predict_triples
 from pyg_mmkgc.evaluation.evaluator import DEGREE_BINS
 from pyg_mmkgc.report.charts import LineChart, line_chart
-from pyg_mmkgc.report.page import difference, render
+from pyg_mmkgc.report.page import render
 from pyg_mmkgc.report.reproduce import train_command
 from pyg_mmkgc.training import Run, relation_modality_weights
 from pyg_mmkgc.training.recipe import SECTIONS
@@ -88,7 +88,7 @@ def report_page(run: Run, split: str = 'test') -> str:
     return render(
         'report.html', run=run, config=run.config, split=split, metrics=metrics,
         splits=[run.metrics[name] for name in sorted(run.metrics, key=lambda s: (s != split, s))],
-        groups=[] if metrics is None else group_tables(metrics), charts=curves(run.history),
+        groups=[] if metrics is None else group_tables(metrics), charts=curves({'': run.history}),
         best_epoch=_best_epoch(run.history), heat=_heat_map(run), best=best, worst=worst,
         findings=audit(run.data, name=run.config['name']).findings,
         num_entities=run.data['entity'].num_nodes, num_relations=run.data[EDGE].num_relations,
@@ -99,7 +99,8 @@ def report_page(run: Run, split: str = 'test') -> str:
                               sort_keys=False, allow_unicode=True))
 
 
-def judge(run: Run, split: str = 'test', num: int = NUM_FACTS) -> Any:
+def judge(run: Run, split: str = 'test',
+          num: int = NUM_FACTS) -> Tuple[List[Judged], List[Judged]]:
     r"""The facts of a split with the highest and with the lowest probability, at most two of each
     relation.
 
@@ -176,17 +177,7 @@ def group_tables(*metrics: Mapping[str, Any]) -> List[Dict[str, Any]]:
     return out
 
 
-def curves(history: Sequence[Mapping[str, Any]], name: str = '') -> List[LineChart]:
-    r"""Loss and validation MRR over the epochs.
-
-    Args:
-        history (Sequence[Mapping[str, Any]]): What `history.jsonl` holds.
-        name (str, optional): Whose it is. (default: none)
-    """
-    return joint_curves({name: history})
-
-
-def joint_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> List[LineChart]:
+def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> List[LineChart]:
     r"""Loss and validation MRR of several trainings over their epochs, each in one chart.
 
     Args:
@@ -245,17 +236,3 @@ def _calibration(calibration: Mapping[str, Any]) -> Optional[str]:
 def _has_baseline(metrics: Mapping[str, Any]) -> bool:
     baseline = metrics.get('baseline')
     return baseline is not None and baseline['model'] != metrics['model']
-
-
-def metric_rows(metrics: Mapping[str, Any]) -> List[Dict[str, Any]]:
-    r"""The rows of a table of metrics: the model, and its baseline where that is another one.
-
-    Args:
-        metrics (Mapping[str, Any]): What `metrics.json` holds.
-    """
-    rows = [{'name': metrics['model'], 'of': metrics, 'gain': None}]
-    if _has_baseline(metrics):
-        baseline = metrics['baseline']
-        rows[0]['gain'] = difference(metrics['both'], baseline['both'])
-        rows.append({'name': f'{baseline["model"]} (structure only)', 'of': baseline, 'gain': None})
-    return rows

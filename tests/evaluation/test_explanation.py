@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from pyg_mmkgc.data import EDGE, STRUCTURE, get_triples, seen_entities, set_modality
+from pyg_mmkgc.data import STRUCTURE, get_triples, seen_entities, set_modality
 from pyg_mmkgc.evaluation import evaluate, explain, predict
 from pyg_mmkgc.nn import AdditiveComplEx, ComplEx, LateFusion, MoCME, MoMoK, NearestNeighbour
 from pyg_mmkgc.testing import FakeMMKG

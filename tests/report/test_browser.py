@@ -109,11 +109,10 @@ def test_keyboard(visit):
     assert all(style != 'none' for _, _, style in reached)
     assert {'DIV', 'SUMMARY'} <= {tag for tag, _, _ in reached}
     # A wide table scrolls by keyboard.
-    wide = page.locator('[aria-label="Modality weights by relation"]')
-    wide.focus()
+    wide = '[aria-label="Modality weights by relation"]'
+    page.locator(wide).focus()
     page.keyboard.press('ArrowRight')
-    page.wait_for_function(
-        '''() => document.querySelector('[aria-label="Modality weights by relation"]').scrollLeft''')
+    page.wait_for_function('selector => document.querySelector(selector).scrollLeft > 0', arg=wide)
     page.locator('summary').first.focus()
     page.keyboard.press('Enter')
     assert page.locator('details').first.evaluate('e => e.open')

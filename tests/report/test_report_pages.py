@@ -195,7 +195,7 @@ def test_best_and_worst(run, report):
 def test_report_of_another_split(run):
     page = check(report_page(run, 'inductive_test'))
     assert 'MRR by group, on inductive_test' in page.text()
-    with pytest.raises(ValueError, match=r"'split' needs to be one of \['inductive_test', 'test'\]"):
+    with pytest.raises(ValueError, match=r"'split' needs to be one of \['inductive_test', "):
         report_page(run, 'val')
 
 
@@ -256,7 +256,8 @@ def test_explanation_page_of_structure_alone(runs):
 def test_sentence_about_the_worst_removal(explanation):
     worst = replace(explanation.removals[0], of='tail', rank=9999.0)
     page = check(explanation_page(replace(explanation, removals=[worst])))
-    assert f'Without image of Germany the rank falls from {explanation.rank:g} to 9999' in page.text()
+    assert (f'Without {worst.modality} of Germany the rank falls from {explanation.rank:g} to 9999'
+            in page.text())
     best = replace(worst, rank=explanation.rank)
     page = check(explanation_page(replace(explanation, removals=[best])))
     assert 'Without any one of the modalities the rank is not worse.' in page.text()
