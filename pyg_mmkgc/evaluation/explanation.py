@@ -1,6 +1,6 @@
 r"""Why a model gives one answer the score that it does."""
-from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, List, Optional, Tuple, Union
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -78,17 +78,25 @@ class SimilarFact:
     r"""A training fact under the same relation.
 
     Args:
+        head_index (int): The id of its head.
+        tail_index (int): The id of its tail.
         head (str): The label of its head.
         tail (str): The label of its tail.
         similarity (float): The mean of the next two.
         head_similarity (float): The cosine of the joint views of both heads.
         tail_similarity (float): That of both tails.
+        head_contents (EntityContents): Texts, numbers and pictures of its head.
+        tail_contents (EntityContents): Those of its tail.
     """
+    head_index: int
+    tail_index: int
     head: str
     tail: str
     similarity: float
     head_similarity: float
     tail_similarity: float
+    head_contents: EntityContents = field(default_factory=EntityContents)
+    tail_contents: EntityContents = field(default_factory=EntityContents)
 
 
 @dataclass(frozen=True)
@@ -147,11 +155,27 @@ class Explanation:
             out.append(f'{self.model} does not estimate how complementary modalities are.')
         return out
 
+    def with_contents(self, contents: Callable[[int], EntityContents]) -> 'Explanation':
+        r"""The same with what there is to see of all its entities.
+
+        Args:
+            contents (Callable): Gives that of an entity by its id, such as
+                :meth:`GraphDataset.contents`.
+        """
+        return replace(
+            self, head=replace(self.head, contents=contents(self.head.entity)),
+            tail=replace(self.tail, contents=contents(self.tail.entity)),
+            similar=[replace(fact, head_contents=contents(fact.head_index),
+                             tail_contents=contents(fact.tail_index)) for fact in self.similar])
+
     def to_dict(self) -> Dict[str, Any]:
         r"""All of it, ready for JSON."""
         out = asdict(self)
         for name, end in (('head', self.head), ('tail', self.tail)):
             out[name]['contents'] = end.contents.to_dict()
+        for values, fact in zip(out['similar'], self.similar, strict=True):
+            values.update(head_contents=fact.head_contents.to_dict(),
+                          tail_contents=fact.tail_contents.to_dict())
         return {**out, 'notes': self.notes()}
 
 
@@ -204,7 +228,7 @@ def explain(model: Any, data: HeteroData, head: Union[str, int], relation: Union
         else:
             probability = score.softmax(0) if model.objective == 'softmax' else score.sigmoid()
         parts = model.contributions(*triple)
-        return Explanation(
+        out = Explanation(
             model=type(model).__name__,
             relation=data[EDGE].label[r],
             head=_entity(model, data, h, triple[1]),
@@ -222,6 +246,7 @@ def explain(model: Any, data: HeteroData, head: Union[str, int], relation: Union
             removals=_removals(model, question, h, t),
             similar=_similar(model, data, *triple, top),
         )
+    return out.with_contents(lambda entity: entity_contents(data, entity))
 
 
 class _Question:
@@ -254,9 +279,9 @@ class _Question:
 
 def _entity(model: Any, data: HeteroData, entity: int,
             rel_type: Optional[Tensor] = None) -> ExplainedEntity:
-    label, contents = data['entity'].label[entity], entity_contents(data, entity)
+    label = data['entity'].label[entity]
     if not hasattr(model, 'modalities'):
-        return ExplainedEntity(entity, label, contents=contents)
+        return ExplainedEntity(entity, label)
     index, names = torch.tensor([entity], device=_device(model)), list(model.modalities)
     _, mask_dict = model.inputs(index)
     there = [m for m in names if bool(mask_dict[m][0])]
@@ -271,7 +296,7 @@ def _entity(model: Any, data: HeteroData, entity: int,
         by_modality = {m: by_modality[m] for m in there}
     return ExplainedEntity(
         entity, label, there, None if weights is None else _named(names, weights[0]),
-        those(model.expert_weights(index, rel_type)), by_modality, those(by_view), contents)
+        those(model.expert_weights(index, rel_type)), by_modality, those(by_view))
 
 
 def _removals(model: Any, question: _Question, head: int, tail: int) -> List[Removal]:
@@ -303,9 +328,10 @@ def _similar(model: Any, data: HeteroData, head_index: Tensor, rel_type: Tensor,
              _cosine(model, tail_index, facts[1], None)]
     mean = sum(sides) / 2
     labels = data['entity'].label
-    return [SimilarFact(labels[int(facts[0, i])], labels[int(facts[1, i])], float(mean[i]),
-                        float(sides[0][i]), float(sides[1][i]))
-            for i in mean.argsort(descending=True, stable=True)[:top].tolist()]
+    best = mean.argsort(descending=True, stable=True)[:top]
+    return [SimilarFact(h, t, labels[h], labels[t], *values) for (h, t), *values in zip(
+        facts[:, best].t().tolist(), mean[best].tolist(), sides[0][best].tolist(),
+        sides[1][best].tolist(), strict=True)]
 
 
 def _cosine(model: Any, entity: Tensor, others: Tensor, rel_type: Optional[Tensor]) -> Tensor:

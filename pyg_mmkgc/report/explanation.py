@@ -15,7 +15,9 @@ def explanation_page(explanation: Explanation) -> str:
     parts = explanation.contributions or {}
     return render('explanation.html', explanation=explanation, removals=_removals(explanation),
                   largest=max((abs(part) for part in parts.values()), default=0.0) or 1.0,
-                  sentences=_sentences(explanation))
+                  sentences=_sentences(explanation),
+                  illustrated=any(contents.pictures for fact in explanation.similar
+                                  for contents in (fact.head_contents, fact.tail_contents)))
 
 
 def _removals(explanation: Explanation) -> List[Dict[str, object]]:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
@@ -128,8 +128,7 @@ class Run:
         with explain_out_of_memory('explaining', "take device 'cpu'"):
             out = explain(self.model, self.data, head, relation, tail, top=top,
                           temperature=self.calibration.get('temperature'))
-        return replace(out, head=replace(out.head, contents=self.contents(out.head.entity)),
-                       tail=replace(out.tail, contents=self.contents(out.tail.entity)))
+        return out.with_contents(self.contents)
 
     def contents(self, entity: int) -> EntityContents:
         r"""What of an entity people can look at.

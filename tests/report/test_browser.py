@@ -130,7 +130,7 @@ def test_links_lead_to_their_sections(visit):
 def test_pictures_are_drawn(visit):
     page = visit('explanation')
     sizes = page.evaluate('[...document.images].map(e => [e.complete, e.naturalWidth])')
-    assert sizes == [[True, 64]] * 4
+    assert sizes == [[True, 64]] * 4 * 6  # Of the fact, and of five similar ones.
     assert page.evaluate("document.querySelectorAll('.bar').length") > 0
     widths = page.evaluate('''() => [...document.querySelectorAll('.bar')].map(
         e => e.getBoundingClientRect().width / e.parentElement.clientWidth)''')

@@ -1,6 +1,7 @@
 import pytest
 
 from pyg_mmkgc.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, line_chart, ticks
+from pyg_mmkgc.report.run import curves
 
 
 @pytest.mark.parametrize('values,expected', [
@@ -40,3 +41,15 @@ def test_one_point():
 def test_epochs_have_no_halves():
     chart = line_chart('Loss', 'epoch', 'loss', {'a': [(1, 2.0), (2, 1.0)]})
     assert [tick.text for tick in chart.xticks] == ['1', '2']
+
+
+def test_curves_of_a_run_that_chose_its_epochs_first():
+    history = [{'epoch': 1, 'loss': 3.0, 'val_mrr': 0.2, 'choosing': True},
+               {'epoch': 2, 'loss': 2.0, 'val_mrr': 0.3, 'choosing': True},
+               {'epoch': 1, 'loss': 2.5}]
+    mrr, loss = curves({'run': history})
+    assert [(line.name, line.values) for line in mrr.lines] == [
+        ('run while choosing', [(1, 0.2), (2, 0.3)])]
+    assert [(line.name, line.values) for line in loss.lines] == [
+        ('run while choosing', [(1, 3.0), (2, 2.0)]), ('run', [(1, 2.5)])]
+    assert curves({'run': []}) == []

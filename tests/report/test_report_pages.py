@@ -234,8 +234,9 @@ def test_explanation_page(explanation):
     assert [row[0] for row in page.rows('Facts with the same relation')[1:]] == [
         f'{fact.head} — borders → {fact.tail}' for fact in explanation.similar]
     assert {e['alt'] for e in page.all('img')} == {
-        f'{kind} of {country}' for kind in ('image', 'outline')
-        for country in ('France', 'Germany')}
+        f'{kind} of {country}' for kind in ('image', 'outline') for country in (
+            'France', 'Germany', *(x for fact in explanation.similar
+                                   for x in (fact.head, fact.tail)))}
     assert 'population 68,' in page.text()
 
 
