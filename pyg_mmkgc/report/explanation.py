@@ -29,7 +29,7 @@ def _removals(explanation: Explanation) -> List[Dict[str, object]]:
 def _sentences(explanation: Explanation) -> List[str]:
     # What matters most, in words.
     out = []
-    if explanation.contributions:
+    if explanation.contributions and len(explanation.contributions) > 1:
         name, part = max(explanation.contributions.items(), key=lambda item: item[1])
         out.append(f'Most of the score comes from {name} ({part:+.2f} of {explanation.score:.2f}).')
     worst = max(explanation.removals, key=lambda removal: removal.rank, default=None)

@@ -254,6 +254,14 @@ def test_explanation_page_of_structure_alone(runs):
     assert 'ComplEx knows entities by structure alone' in page.text()
 
 
+def test_sentence_about_the_largest_share(explanation):
+    name, part = max(explanation.contributions.items(), key=lambda item: item[1])
+    assert (f'Most of the score comes from {name} ({part:+.2f} of {explanation.score:.2f}).'
+            in check(explanation_page(explanation)).text())
+    alone = replace(explanation, contributions={'joint': explanation.score})
+    assert 'Most of the score' not in check(explanation_page(alone)).text()
+
+
 def test_sentence_about_the_worst_removal(explanation):
     worst = replace(explanation.removals[0], of='tail', rank=9999.0)
     page = check(explanation_page(replace(explanation, removals=[worst])))
