@@ -641,9 +641,9 @@ class KGModel(torch.nn.Module):
     @torch.no_grad()
     def contributions(self, head_index: Tensor, rel_type: Tensor,
                       tail_index: Tensor) -> Optional[Dict[str, Tensor]]:
-        r"""What each head of a joint decision adds to the score of each triple, :math:`(B)`, without
-        regard to :obj:`exclude_loops`; None for a model with one score function. The arguments are
-        those of :meth:`forward`."""
+        r"""What each head of a joint decision adds to the score of each triple, :math:`(B)`,
+        without regard to :obj:`exclude_loops`; None for a model with one score function. The
+        arguments are those of :meth:`forward`."""
         if not hasattr(self.decoder, 'contributions'):
             return None
         query = self.decoder.query(
