@@ -26,7 +26,12 @@ ROWS: Dict[str, Dict[str, Any]] = {
     'mocme-uniform-negatives': {'model': 'mocme', 'set': ['sampler=uniform']},
     'mocme-no-negatives': {'model': 'mocme', 'set': ['sampler=null']},
     'mocme-no-held-out-gates': {'model': 'mocme', 'set': ['train.gate_split=null']},
-    'mocme-joint-head-only': {'model': 'mocme', 'set': ['model.heads=[]']},
+    'mocme-joint-head-only': {'model': 'mocme', 'set': ['model.heads=[]',
+                                                        'model.norm_weight={}']},
+    'mocme-with-loops': {'model': 'mocme', 'set': ['model.exclude_loops=false']},
+    'late-fusion': {'model': 'late_fusion'},
+    **{name: {'model': name, 'set': ['model.exclude_loops=true']}
+       for name in ('distmult', 'rotate', 'transe', 'tucker')},
     **{f'mocme-{m}': {'model': 'mocme', 'set': [f'model.modalities=[{m}]']} for m in MODALITIES},
     **{f'additive-{"+".join(subset)}': {
         'model': 'additive', 'set': [f'model.modalities=[{", ".join(subset)}]']}

@@ -148,6 +148,7 @@ def heads_of(model):
 def plain_heads(model, head, rel_type, table):
     """The scores `[B, N]` of each head and which of them there are, and the decision."""
     scores, exists, decision, count = {}, {}, 0.0, 0.0
+    of_head, common, offsets = 0.0, 0.0, 0.0
     for i, (name, decoder, columns, presence) in enumerate(heads_of(model)):
         has = torch.ones(head.size(0), 1, dtype=torch.bool), torch.ones(1, N, dtype=torch.bool)
         if presence is not None:
@@ -164,10 +165,14 @@ def plain_heads(model, head, rel_type, table):
                       + model.decoder.relation_offset.weight[rel_type, i]).unsqueeze(1)
         elif presence is not None:
             score = 1 / (1 + torch.exp(-score))
-        decision = decision + gate * (score + offset) * exists[name]
-        count = count + exists[name].double()
+        decision = decision + gate * score * exists[name]
+        count, offsets = count + exists[name].double(), offsets + offset * exists[name]
+        of_head, common = of_head + gate * has[0], common + gate * exists[name]
     if getattr(model.decoder, 'average', False):
         decision = decision / count.clamp(min=1)
+    elif isinstance(model.decoder, JointDecision):
+        decision = torch.where(count > 0, decision * of_head / common.clamp(min=1e-9), 0.0)
+        decision = decision + offsets
     return scores, exists, decision
 
 

@@ -106,6 +106,18 @@ def test_without_temperature(cls, data):
 
 
 @pytest.mark.parametrize('cls', JOINT)
+def test_contributions_sum_to_the_score_where_views_are_missing(cls, data):
+    model = build(cls, data).eval()
+    triples = get_triples(data, 'test')
+    with torch.no_grad():
+        parts, score = model.contributions(*triples), model(*triples)
+    assert torch.allclose(sum(parts.values()), score, rtol=1e-3, atol=1e-3)
+    missing = ~data['entity'].text_mask[triples[2]]
+    assert bool(missing.any())
+    assert bool((parts['text'][missing] == 0).all())
+
+
+@pytest.mark.parametrize('cls', JOINT)
 def test_contributions_are_what_a_head_is_worth(cls, data):
     model = build(cls, data)
     h, r, t = full_triple(data, model)
@@ -118,7 +130,9 @@ def test_contributions_are_what_a_head_is_worth(cls, data):
     for i, part in enumerate(out.contributions.values()):
         other = build(cls, data)
         other.load_state_dict(model.state_dict())
-        other.decoder.weight.data[i] = -1e9  # Its gate is zero then.
+        other.decoder.weight.data[i] = -1e9  # Its gate is zero then, and so is its offset.
+        other.decoder.offset.data[i] = 0
+        other.decoder.relation_offset.weight.data[:, i] = 0
         left = explain(other, data, h, r, t).score
         assert out.score - left == pytest.approx(part, abs=1e-4)
 

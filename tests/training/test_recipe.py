@@ -61,8 +61,8 @@ def test_recipe_learns_one_step(name, data):
 
 def test_complex_db15k_is_the_measured_setting():
     recipe = find_recipe('complex', 'DB15K')
-    assert recipe.model == {'name': 'complex', 'hidden_channels': 400, 'objective': 'softmax',
-                            'regularization': 0.02}
+    assert recipe.model == {'name': 'complex', 'hidden_channels': 1000, 'objective': 'softmax',
+                            'regularization': 0.03}
     assert recipe.sampler is None
     config = recipe.train_config()
     assert (config.epochs, config.batch_size, config.optimizer, config.lr, config.select) == (
@@ -71,7 +71,8 @@ def test_complex_db15k_is_the_measured_setting():
 
 @pytest.mark.parametrize('dataset,expected', [
     ('atlas', 'mocme-atlas'), ('ATLAS', 'mocme-atlas'), ('db-15_K', 'mocme-db15k'),
-    (None, 'mocme'), ('mkgw', 'mocme'), ('./atlas', 'mocme'), ('../recipes/complex', 'mocme'),
+    (None, 'mocme'), ('mkgw', 'mocme-mkgw'), ('tiva', 'mocme'), ('./atlas', 'mocme'),
+    ('../recipes/complex', 'mocme'),
 ])
 def test_find_recipe(dataset, expected):
     assert find_recipe('MoCME', dataset).name == expected

@@ -11,6 +11,7 @@ from torch_geometric.utils import scatter
 from pyg_mmkgc.nn.conv.edge_sum import edge_sum
 from pyg_mmkgc.nn.experts import ModalityExperts
 from pyg_mmkgc.nn.fusion import CMKF, EntityViews
+from pyg_mmkgc.nn.reduction import autocast_dtype
 
 COMPOSITIONS = ('mult', 'add')
 
@@ -72,6 +73,8 @@ class MoCMEConv(MessagePassing):
             or for each. (default: :obj:`0.0`)
         noise (float, optional): Noise of the gates in training. (default: :obj:`0.0`)
         relation_bias (bool, optional): See :class:`ModalityExperts`. (default: :obj:`True`)
+        project (bool or Dict[str, bool], optional): See :class:`ModalityExperts`, for all
+            modalities or for each. (default: :obj:`True`)
         chunk_size (int, optional): The number of edges whose views are worked on at a time, or
             :obj:`None` for one message per edge. (default: :obj:`2048`)
         fusion_kwargs (dict, optional): Further arguments of :class:`CMKF`.
@@ -91,7 +94,8 @@ class MoCMEConv(MessagePassing):
                  composition: Optional[str] = 'mult',
                  dropout: Union[float, Dict[str, float]] = 0.0, noise: float = 0.0,
                  relation_bias: bool = True, chunk_size: Optional[int] = 2048,
-                 fusion_kwargs: Optional[dict] = None):
+                 fusion_kwargs: Optional[dict] = None,
+                 project: Union[bool, Dict[str, bool]] = True):
         super().__init__(aggr='sum', node_dim=0)  # Divided by the degree afterwards.
         if composition is not None and composition not in COMPOSITIONS:
             raise ValueError(f"Unknown 'composition' {composition!r} (expected one of "
@@ -106,9 +110,10 @@ class MoCMEConv(MessagePassing):
 
         num_experts = self._per_modality('num_experts', num_experts)
         dropout = self._per_modality('dropout', dropout)
+        project = self._per_modality('project', project)
         self.experts = torch.nn.ModuleDict({
             m: ModalityExperts(channels, out_channels, num_experts[m], num_relations, dropout[m],
-                               noise, relation_bias)
+                               noise, relation_bias, project=project[m])
             for m, channels in self.in_channels.items()
         })
         self.fusion = CMKF(num_experts, out_channels, num_relations, **(fusion_kwargs or {}))
@@ -157,6 +162,8 @@ class MoCMEConv(MessagePassing):
             mask = (mask_dict or {}).get(m)
             if mask is None:
                 mask = torch.ones(x.size(0), dtype=torch.bool, device=x.device)
+            # Once, where autocast would do it for each product with all entities:
+            x = x.to(autocast_dtype(x))
             # What stands in a missing row must not matter, not even a NaN:
             x = torch.where(mask.unsqueeze(-1), x, x.new_zeros(()))
             views[m], logits[m] = experts(x)

@@ -13,7 +13,6 @@ from pyg_mmkgc.nn.reduction import (
     additive_mask,
     autocast_dtype,
     reduce_materialized,
-    reduce_scores,
 )
 
 
@@ -23,22 +22,27 @@ class JointDecision(torch.nn.Module):
     for Entity Representation Learning" <https://arxiv.org/abs/2405.16869>`_):
 
     .. math::
-        s(h, r, t) = \sum_v \lambda_{r,v} \, a_v(h) \, a_v(t) \, (s_v(h_v, r, t_v) + b_{r,v}),
-        \qquad \lambda_{r,v} = \exp(w_v + w_{r,v}), \quad b_{r,v} = b_v + b'_{r,v},
+        s(h, r, t) = \frac{\sum_v \lambda_{r,v} \, a_v(h)}
+        {\sum_v \lambda_{r,v} \, a_v(h) \, a_v(t)}
+        \sum_v \lambda_{r,v} \, a_v(h) \, a_v(t) \, s_v(h_v, r, t_v)
+        + \sum_v b_{r,v} \, a_v(h) \, a_v(t),
 
-    where :math:`a_v \in \{0, 1\}` says whether an entity has the view, and :math:`b` what it says
-    for a candidate that it has the view at all: without it, a score of zero for what no view is
-    there of may be better than the scores of most. At first :math:`\lambda = 1` and :math:`b = 0`.
-    With :obj:`average`, as in MoMoK, nothing is learned, and what is averaged
-    is what each decoder takes for the probability of the triple:
+    with :math:`\lambda_{r,v} = \exp(w_v + w_{r,v})` and :math:`b_{r,v} = b_v + b'_{r,v}`, where
+    :math:`a_v \in \{0, 1\}` says whether an entity has the view. The quotient lets the views that a
+    candidate has speak for those that it lacks (it is 1 for one that lacks none that the head has):
+    a score of zero in their place may be better than the scores of most. :math:`b` is what it says
+    for a candidate that it has the view at all. At first :math:`\lambda = 1` and :math:`b = 0`.
+
+    With :obj:`average`, as in MoMoK, nothing is learned, and what is averaged is what each decoder
+    takes for the probability of the triple:
 
     .. math::
         s(h, r, t) = \frac{\sum_v a_v(h) \, a_v(t) \, \sigma(s_v(h_v, r, t_v))}
         {\sum_v a_v(h) \, a_v(t)}, \qquad \text{or 0 if there is no common view.}
 
     It has the interface of a :class:`Decoder` over vectors of :math:`V C + V` channels: all views
-    beside each other, then :math:`a_v`. Queries have :math:`\lambda a_v` there, and
-    :math:`\lambda a_v b` behind it.
+    beside each other, then :math:`a_v`. Queries have :math:`\lambda a_v` there, and :math:`a_v b`
+    behind it.
 
     Args:
         decoders (Dict[str, Decoder]): A decoder for each view, all of :math:`C` channels.
@@ -125,7 +129,8 @@ class JointDecision(torch.nn.Module):
 
     def scorer(self, candidates: Tensor) -> Scores:
         r"""See :meth:`Decoder.scorer`."""
-        query, table = self.frozen_query(), candidates
+        query, table, has = self.frozen_query(), candidates, self._last(candidates)
+        complete = bool((has > 0).all())  # Then the quotient is one.
         if self._is_product:
             table = self._weigh(candidates)
         if not any(isinstance(decoder, MetricDecoder) for decoder in self.decoders.values()):
@@ -134,7 +139,10 @@ class JointDecision(torch.nn.Module):
         def score(head: Tensor, rel_type: Tensor, start: int, stop: int) -> Tensor:
             q = query(head, rel_type, self.distinct(rel_type))
             if self._is_product:
-                return self._weigh(q) @ table[start:stop].t()
+                out = self._weigh(q) @ table[start:stop].t()
+                if complete:
+                    return out + self._last(q).sum(dim=-1, keepdim=True).to(out.dtype)
+                return self._complete_(out, q, has[start:stop])
             return self.score_all(q, table[start:stop])
 
         return score
@@ -143,36 +151,33 @@ class JointDecision(torch.nn.Module):
               distinct: Optional[Tensor]) -> Tensor:
         out = [query(x, rel_type, distinct)
                for query, (x, _) in zip(queries, self._split(head), strict=True)]
-        gate = self.gate(rel_type) * head[..., -len(self.decoders):]
-        if self.average:
-            return torch.cat([*out, gate], dim=-1)
-        return torch.cat([*out, gate, gate * (self.offset + self.relation_offset(rel_type))],
-                         dim=-1)
+        has = self._last(head)
+        out.append(self.gate(rel_type) * has)
+        if not self.average:
+            out.append((self.offset + self.relation_offset(rel_type)) * has)
+        return torch.cat(out, dim=-1)
 
     def score(self, query: Tensor, tail: Tensor) -> Tensor:
         r"""Compares queries with tails, broadcasting all dimensions but the last."""
-        out = self._decide((decoder.score(q, t), gate * has)
-                           for decoder, (q, gate), (t, has) in zip(
-                               self.decoders.values(), self._split(query), self._split(tail),
-                               strict=True))
-        return out if self.average else out + (self._last(query) * self._last(tail)).sum(dim=-1)
+        scores = [decoder.score(q, t) for decoder, (q, _), (t, _) in zip(
+            self.decoders.values(), self._split(query), self._split(tail), strict=True)]
+        return self._decide(scores, query, self._last(tail))
 
     def score_all(self, query: Tensor, candidates: Tensor) -> Tensor:
         r"""Compares each query with each candidate, :math:`(B, N)`."""
         if self._is_product:
-            return self._weigh(query) @ self._weigh(candidates).t()
+            return self._complete_(self._weigh(query) @ self._weigh(candidates).t(), query,
+                                   self._last(candidates))
         rows = candidates.size(0) if query.device.type != 'cpu' else BLOCK // max(1, query.size(0))
         out = query.new_zeros(query.size(0), candidates.size(0))
         for start in range(0, candidates.size(0), max(1, rows)):
             block = slice(start, start + max(1, rows))
             self._add_scores(query, candidates[block], out[:, block])
-        return out
+        return out if self.average else self._complete_(out, query, self._last(candidates))
 
     def _add_scores(self, query: Tensor, candidates: Tensor, out: Tensor) -> None:
-        num_views = len(self.decoders)
         # In one piece: column by column, they would be read from all over the candidates.
-        gates = torch.stack([gate for _, gate in self._split(query)], dim=-1)
-        has = candidates[:, -num_views:].to(out.dtype).t().contiguous()
+        gates, has = self._gates(query), self._last(candidates).to(out.dtype).t().contiguous()
         for i, part in enumerate(self.parts(query, candidates).values()):
             score = part.decoder.score_all(part.query, part.candidates).to(out.dtype)
             if self.average:  # In place, by which the probability of what is not there is zero.
@@ -182,8 +187,6 @@ class JointDecision(torch.nn.Module):
                 out.addcmul_(score, gates[:, i:i + 1] * has[i])
         if self.average:
             out.div_((gates @ has).clamp_(min=1))
-        else:
-            out.addmm_(self._last(query).to(out.dtype), has)
 
     def reduce(self, query: Tensor, candidates: Tensor, reduction: str,
                allowed: Optional[Tensor] = None, pairs: Optional[Pairs] = None,
@@ -191,38 +194,44 @@ class JointDecision(torch.nn.Module):
                answer_mass: float = 1.0) -> Tuple[Tensor, Optional[Tensor]]:
         r"""What a loss over all candidates needs of the joint decision; see
         :meth:`Decoder.reduce`."""
-        if self._is_product:
-            return reduce_scores(self._weigh(query), self._weigh(candidates), reduction, allowed,
-                                 pairs, mass, answers, answer_mass)
         return reduce_materialized(self.score_all(query, candidates), reduction, allowed, pairs,
                                    mass, answers, answer_mass)
 
     def combine(self, query: Tensor, candidates: Tensor, scores: Dict[str, Tensor],
                 index: Tensor) -> Tensor:
         r"""The joint decision about some candidates; see :meth:`Decoder.combine`."""
-        out = self._decide((score, gate.unsqueeze(-1) * has[index])
-                           for score, (_, gate), (_, has) in zip(
-                               scores.values(), self._split(query), self._split(candidates),
-                               strict=True))
-        if self.average:
-            return out
-        return out + (self._last(query).unsqueeze(1) * self._last(candidates)[index]).sum(dim=-1)
+        return self._decide(scores.values(), query.unsqueeze(1), self._last(candidates)[index])
 
     def _last(self, x: Tensor) -> Tensor:
-        # The offsets of a query, and which views there are of a candidate.
+        # The offsets of a query, and which views there are of anything else.
         return x[..., -len(self.decoders):]
 
-    def _weigh(self, x: Tensor) -> Tensor:
-        # So that the dot product of two of these is the decision.
-        return torch.cat([*(view * gate.unsqueeze(-1) for view, gate in self._split(x)),
-                          self._last(x)], dim=-1)
+    def _gates(self, query: Tensor) -> Tensor:
+        start = len(self.decoders) * self.channels
+        return query[..., start:start + len(self.decoders)]
 
-    def _decide(self, weighed: Iterable[Tuple[Tensor, Tensor]]) -> Tensor:
-        out = total = 0
-        for score, weight in weighed:
-            out = out + (score.sigmoid() if self.average else score) * weight
-            total = total + weight
-        return out / total.clamp(min=1) if self.average else out
+    def _weigh(self, x: Tensor) -> Tensor:
+        # So that the dot product of two of these is the weighted sum of all scores.
+        return torch.cat([view * gate.unsqueeze(-1) for view, gate in self._split(x)], dim=-1)
+
+    def _complete_(self, out: Tensor, query: Tensor, has: Tensor) -> Tensor:
+        # From the weighted sums [B, N] to decisions, in place where nothing is learned from it.
+        gates, offset, has = self._gates(query), self._last(query), has.to(query.dtype).t()
+        common = gates @ has
+        common = common.masked_fill_(common == 0, 1.0)
+        scale = (gates.sum(dim=-1, keepdim=True) / common).to(out.dtype)
+        out = out * scale if torch.is_grad_enabled() else out.mul_(scale)
+        return out + (offset @ has).to(out.dtype)
+
+    def _decide(self, scores: Iterable[Tensor], query: Tensor, has: Tensor) -> Tensor:
+        # The decision from the score of each view, for as many candidates as queries.
+        weight = self._gates(query) * has
+        score = torch.stack([s.sigmoid() if self.average else s for s in scores], dim=-1)
+        out, total = (score * weight).sum(dim=-1), weight.sum(dim=-1)
+        if self.average:
+            return out / total.clamp(min=1)
+        scale = self._gates(query).sum(dim=-1) / total.masked_fill(total == 0, 1.0)
+        return out * scale + (self._last(query) * has).sum(dim=-1)
 
     def contributions(self, query: Tensor, tail: Tensor) -> Dict[str, Tensor]:
         r"""What each decoder adds to the score of each query with its tail, :math:`(B)`; they sum
@@ -232,16 +241,17 @@ class JointDecision(torch.nn.Module):
             query (torch.Tensor): Queries, from :meth:`query`, one for each tail.
             tail (torch.Tensor): Tails :math:`(B, VC + V)`.
         """
-        out, weight = {}, {}
-        for (name, decoder), (q, gate), (t, has) in zip(
-                self.decoders.items(), self._split(query), self._split(tail), strict=True):
-            score, weight[name] = decoder.score(q, t), gate * has
-            out[name] = (score.sigmoid() if self.average else score) * weight[name]
+        score = torch.stack([decoder.score(q, t) for decoder, (q, _), (t, _) in zip(
+            self.decoders.values(), self._split(query), self._split(tail), strict=True)], dim=-1)
+        gates, has = self._gates(query), self._last(tail)
+        weight = gates * has
+        total = weight.sum(dim=-1, keepdim=True)
         if self.average:
-            total = sum(weight.values()).clamp(min=1)
-            return {name: part / total for name, part in out.items()}
-        offset = self._last(query) * self._last(tail)
-        return {name: part + offset[..., i] for i, (name, part) in enumerate(out.items())}
+            out = score.sigmoid() * weight / total.clamp(min=1)
+        else:
+            scale = gates.sum(dim=-1, keepdim=True) / total.masked_fill(total == 0, 1.0)
+            out = score * weight * scale + self._last(query) * has
+        return dict(zip(self.decoders, out.unbind(dim=-1), strict=True))
 
     def parts(self, query: Tensor, candidates: Tensor) -> Dict[str, Part]:
         r"""Each decoder alone, so that none leans on another; see :meth:`Decoder.parts`."""

@@ -45,6 +45,9 @@ class ModalityExperts(torch.nn.Module):
             (default: :obj:`True`)
         learned_noise (bool, optional): If set to :obj:`True`, the standard deviation of
             :math:`\epsilon` depends on the entity. (default: :obj:`False`)
+        project (bool, optional): If set to :obj:`False`, the one expert sees the feature as it is,
+            :math:`v(e) = \mathrm{drop}(x(e))`, as befits a learned table.
+            (default: :obj:`True`)
 
     Shapes:
         - **input:** raw features :math:`(N, F_{in})`
@@ -52,11 +55,12 @@ class ModalityExperts(torch.nn.Module):
           or :math:`(N, 2K)` with what :obj:`learned_noise` is made of behind them
 
     Raises:
-        ValueError: If a size is below one, or dropout is outside :math:`[0, 1)`.
+        ValueError: If a size is below one, dropout is outside :math:`[0, 1)`, or nothing is
+            projected though there are several experts or sizes differ.
     """
     def __init__(self, in_channels: int, out_channels: int, num_experts: int = 3,
                  num_relations: int = 1, dropout: float = 0.0, noise: float = 0.0,
-                 relation_bias: bool = True, learned_noise: bool = False):
+                 relation_bias: bool = True, learned_noise: bool = False, project: bool = True):
         super().__init__()
         for name, value in [('in_channels', in_channels), ('out_channels', out_channels),
                             ('num_experts', num_experts), ('num_relations', num_relations)]:
@@ -64,6 +68,10 @@ class ModalityExperts(torch.nn.Module):
                 raise ValueError(f'{name!r} needs to be at least 1 (got {value})')
         if not 0 <= dropout < 1:
             raise ValueError(f"'dropout' needs to be in [0, 1) (got {dropout})")
+        if not project and (num_experts > 1 or in_channels != out_channels):
+            raise ValueError(f"'project' may be False for one expert whose view has the size of "
+                             f'its input (got {num_experts} experts, {in_channels} and '
+                             f'{out_channels} channels)')
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.num_experts = num_experts
@@ -73,8 +81,10 @@ class ModalityExperts(torch.nn.Module):
         self.relation_bias = relation_bias
         self.learned_noise = learned_noise
 
-        self.weight = torch.nn.Parameter(torch.empty(in_channels, num_experts * out_channels))
-        self.bias = torch.nn.Parameter(torch.empty(num_experts * out_channels))
+        self.project = project
+        if project:
+            self.weight = torch.nn.Parameter(torch.empty(in_channels, num_experts * out_channels))
+            self.bias = torch.nn.Parameter(torch.empty(num_experts * out_channels))
         if num_experts > 1:  # One expert has nothing to choose from.
             self.gate_weight = torch.nn.Parameter(torch.empty(in_channels, num_experts))
             self.temperature_logit = Embedding(2 * num_relations, 1)
@@ -86,10 +96,11 @@ class ModalityExperts(torch.nn.Module):
 
     def reset_parameters(self):
         r"""Resets all learnable parameters of the module."""
-        # Each expert is a map of its own, so that its scale must not depend on their number:
-        for weight in self.weight.view(self.in_channels, self.num_experts, -1).unbind(1):
-            glorot(weight)
-        zeros(self.bias)
+        if self.project:
+            # Each expert is a map of its own, so that its scale must not depend on their number:
+            for weight in self.weight.view(self.in_channels, self.num_experts, -1).unbind(1):
+                glorot(weight)
+            zeros(self.bias)
         if self.num_experts > 1:
             glorot(self.gate_weight)
             # sigma(2) = .88: nearly the plain softmax, with room to sharpen.
@@ -106,7 +117,7 @@ class ModalityExperts(torch.nn.Module):
             x (torch.Tensor): Raw features :math:`(N, F_{in})`.
         """
         x = dropout(x, self.dropout, self.training)
-        views = torch.addmm(self.bias, x, self.weight)
+        views = torch.addmm(self.bias, x, self.weight) if self.project else x
         views = views.view(-1, self.num_experts, self.out_channels)  # [N, K, C]
         if self.num_experts == 1:
             return views, views.new_zeros(x.size(0), 1)

@@ -197,10 +197,9 @@ class CMKF(torch.nn.Module):
         # Relation-free, so that it is computed once for each entity:
         weight = torch.cat([(-r / self.temperature).softmax(dim=-1)
                             for r in self._split(redundancy)], dim=1)
-        modality_views = torch.stack([  # [N, M, C]
-            torch.einsum('nk,nkc->nc', w, v)
-            for w, v in zip(self._split(weight), self._split(stacked), strict=True)
-        ], dim=1)
+        modality_views = stacked if len(self.num_experts) == stacked.size(1) else torch.stack([
+            _mix(w, v) for w, v in zip(self._split(weight), self._split(stacked), strict=True)
+        ], dim=1)  # [N, M, C]
         with torch.no_grad():
             bank_modality_views = self.bank_modality_views if rows is None else \
                 modality_views[rows]
@@ -259,7 +258,7 @@ class CMKF(torch.nn.Module):
         r"""The view of each modality alone, :math:`h_m = \sum_k w_{m,k} v_{m,k}`, :math:`(B, F)`;
         zero where an entity lacks the modality."""
         return {
-            m: torch.einsum('bk,bkc->bc', w, v) * state.mask[:, i:i + 1]
+            m: _mix(w, v) * state.mask[:, i:i + 1]
             for i, (m, w, v) in enumerate(zip(self.num_experts, self._split(weight),
                                               self._split(state.views), strict=True))
         }
@@ -308,3 +307,8 @@ class CMKF(torch.nn.Module):
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({self.num_experts}, channels={self.channels}, '
                 f'num_relations={self.num_relations})')
+
+
+def _mix(weight: Tensor, views: Tensor) -> Tensor:
+    # One view has all the weight, and costs no pass over it.
+    return views.squeeze(1) if views.size(1) == 1 else torch.einsum('nk,nkc->nc', weight, views)

@@ -198,9 +198,11 @@ class KGModel(torch.nn.Module):
 
     @property
     def train_known(self) -> Optional[TripleIndex]:
-        r"""The training triples of the attached graph, or None without one."""
+        r"""The training triples of the attached graph, where the model is, or None without one."""
         if self._train_known is None and self._triples is not None:
             self._train_known = build_index(self._triples, ['train'])
+        if self._train_known is not None:  # Copies but once.
+            self._train_known = self._train_known.to(self.seen.device)
         return self._train_known
 
     def extend(self, data: HeteroData) -> 'KGModel':
@@ -352,7 +354,6 @@ class KGModel(torch.nn.Module):
         if known is None:
             raise ValueError("the model knows no graph to look answers up in for 'bce'; build it "
                              'by `from_data` or call `attach(data)`')
-        known = self._train_known = known.to(head_index.device)  # Copies but once.
         query, group = (rel_type * self.num_entities + head_index).unique(return_inverse=True)
         answers = known.answers(query % self.num_entities, query // self.num_entities)
         # The triples themselves are true even if training does not hold them.
@@ -463,7 +464,6 @@ class KGModel(torch.nn.Module):
             bias.masked_fill_(~(allowed if index is None else allowed[index]), lowest)
         known = self.train_known
         if known is not None:
-            known = self._train_known = known.to(head_index.device)  # Copies but once.
             row, entity = known.answers(head_index, rel_type)
             if index is not None:
                 place = torch.searchsorted(index, entity).clamp(max=index.numel() - 1)

@@ -46,6 +46,9 @@ class MoCME(MultiModalModel):
             ``'tucker'``. (default: :obj:`"complex"`)
         heads (Sequence[str], optional): The modalities with a head of their own; an empty list
             leaves the joint head alone. (default: all)
+        project_structure (bool, optional): If set to :obj:`False`, structure has one expert, and
+            its view is the row of the table itself: its head is a plain model of the decoder, at
+            the price of one. (default: :obj:`True`)
         norm_weight (Dict[str, float], optional): For some heads (``'joint'`` or a modality), what
             their norm counts in the regularisation: a table wants more of it than features.
             (default: 1 for each)
@@ -81,7 +84,8 @@ class MoCME(MultiModalModel):
                  uniform: bool = False, redundancy_weight: float = 0.0, num_references: int = 64,
                  max_samples: int = 256, dropout: Union[float, Dict[str, float]] = 0.2,
                  modality_dropout: Optional[Union[float, Dict[str, float]]] = None,
-                 noise: float = 0.0, structure_channels: Optional[int] = None, **kwargs):
+                 noise: float = 0.0, project_structure: bool = True,
+                 structure_channels: Optional[int] = None, **kwargs):
         for name, value, choices in [('decoder', decoder, DECODERS),
                                      ('estimator', estimator, ESTIMATORS)]:
             if value not in choices:
@@ -109,6 +113,7 @@ class MoCME(MultiModalModel):
         self.conv = MoCMEConv(
             self.channels, hidden_channels, num_relations,
             self.per_modality('num_experts', num_experts, 1),
+            project={m: m != STRUCTURE or project_structure for m in self.channels},
             composition=None, dropout=self.per_modality('dropout', dropout, 0.0), noise=noise,
             fusion_kwargs={
                 'estimator': ESTIMATORS[estimator], 'intra': intra, 'inter': inter,
@@ -120,7 +125,8 @@ class MoCME(MultiModalModel):
     def reset_parameters(self):
         super().reset_parameters()
         self.conv.reset_parameters()
-        if STRUCTURE in self.channels and self.structure_channels == self.hidden_channels:
+        if (STRUCTURE in self.channels and self.structure_channels == self.hidden_channels
+                and self.conv.experts[STRUCTURE].project):
             # A learned table needs no projection: its experts start from the identity.
             weight = self.conv.experts[STRUCTURE].weight.data
             weight.view(self.structure_channels, -1, self.hidden_channels).add_(

@@ -103,7 +103,6 @@ class NearestNeighbour(MultiModalModel):
         if known is None:
             raise ValueError('the model knows no graph to look neighbours up in; build it by '
                              '`from_data` or call `attach(data)`')
-        known = self._train_known = known.to(self.seen.device)  # Copies but once.
         size = self.neighbour.size(1)
 
         def score(head_index: Tensor, rel_type: Tensor, start: int, stop: int) -> Tensor:

@@ -182,3 +182,21 @@ def test_invalid_expert_dropout(dropout):
 
 def test_experts_repr(experts):
     assert str(experts) == 'ModalityExperts(5, 4, num_experts=3, num_relations=2)'
+
+
+def test_one_expert_may_see_the_feature_as_it_is():
+    experts = ModalityExperts(4, 4, num_experts=1, dropout=0.5, project=False)
+    assert not list(experts.parameters())
+    x = torch.randn(5, 4)
+    views, logits = experts.eval()(x)
+    assert views.equal(x.unsqueeze(1))
+    assert logits.equal(torch.zeros(5, 1))
+    kept = experts.train()(torch.ones(100, 4))[0]
+    assert set(kept.unique().tolist()) == {0.0, 2.0}
+
+
+@pytest.mark.parametrize('kwargs', [{'num_experts': 2}, {'out_channels': 5}])
+def test_what_is_not_projected_keeps_its_size(kwargs):
+    with pytest.raises(ValueError, match=r"'project' may be False for one expert .*4 and [45]"):
+        ModalityExperts(**{'in_channels': 4, 'out_channels': 4, 'num_experts': 1, **kwargs},
+                        project=False)

@@ -33,13 +33,18 @@ def test_the_score_is_the_weighted_sum_of_single_models(data):
     vectors[STRUCTURE] = model.structure.weight
     has = {'image': model.mask_image, 'text': model.mask_text, STRUCTURE: model.seen}
     head_index, rel_type = torch.arange(N), torch.arange(N) % (2 * R)
-    expected = torch.zeros(N, N)
+    expected, of_head, common, offsets = (torch.zeros(N, N) for _ in range(4))
     for i, m in enumerate(sorted(vectors)):
         score = decision.decoders[m].score_all(
             decision.decoders[m].query(vectors[m], rel_type), vectors[m])
         gate = (decision.weight[i] + decision.relation_weight.weight[rel_type, i]).exp()
         offset = decision.offset[i] + decision.relation_offset.weight[rel_type, i]
-        expected += gate[:, None] * (score + offset[:, None]) * has[m][:, None] * has[m]
+        both = has[m][:, None] & has[m]
+        expected += gate[:, None] * score * both
+        of_head += gate[:, None] * has[m][:, None]
+        common += gate[:, None] * both
+        offsets += offset[:, None] * both
+    expected = torch.where(common > 0, expected * of_head / common, 0.0) + offsets
     torch.testing.assert_close(model.score_all(head_index, rel_type), expected, rtol=1e-4,
                                atol=1e-4)
 

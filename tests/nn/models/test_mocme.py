@@ -107,13 +107,16 @@ def test_a_score_is_the_sum_of_its_heads(graph):
     lam = (model.decoder.weight + model.decoder.relation_weight.weight[rel_type]).exp()
     decoders = model.decoder.decoders
     offset = model.decoder.offset + model.decoder.relation_offset.weight[rel_type]
-    expected = lam[:, 0] * (decoders['joint'](joint, rel_type, candidate[tail_index])
-                            + offset[:, 0])
+    expected = lam[:, 0] * decoders['joint'](joint, rel_type, candidate[tail_index])
+    of_head, common, offsets = lam[:, 0], lam[:, 0], offset[:, 0]
     for i, m in enumerate(NAMES):
         both = mask[head_index, i] & mask[tail_index, i]
         assert both.any()
-        expected += lam[:, i + 1] * both * (offset[:, i + 1] + decoders[m](
-            views[m], rel_type, candidates[m][tail_index]))
+        expected = expected + lam[:, i + 1] * both * decoders[m](views[m], rel_type,
+                                                                 candidates[m][tail_index])
+        of_head = of_head + lam[:, i + 1] * mask[head_index, i]
+        common, offsets = common + lam[:, i + 1] * both, offsets + offset[:, i + 1] * both
+    expected = expected * of_head / common + offsets
     torch.testing.assert_close(model(*triples), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -238,3 +241,13 @@ def test_heads_keep_what_the_joint_view_drops(graph):
         assert views[m][dropped[:, i]].abs().sum(dim=1).gt(0).all()
     model.eval()
     assert model.encode().views.kept.equal(encoded.views.mask)
+
+
+@torch.no_grad()
+def test_the_head_of_structure_is_a_plain_model(graph):
+    model = make(graph, num_experts=1, project_structure=False)
+    encoded = model.encode()
+    _, views = model.conv.views(encoded)
+    seen = seen_entities(graph[0])
+    assert views['structure'][seen].equal(model.structure.weight[seen])
+    assert not list(model.conv.experts['structure'].parameters())

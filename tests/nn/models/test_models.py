@@ -52,6 +52,7 @@ CASES = {
     'mocme_some_heads': (MoCME, {**MOCME, 'heads': ['text', 'structure'],
                                  'num_experts': {'text': 2, 'structure': 3}}),
     'mocme_joint_head_alone': (MoCME, {**MOCME, 'heads': []}),
+    'mocme_plain_structure': (MoCME, {**MOCME, 'num_experts': 1, 'project_structure': False}),
     'mocme_uniform': (MoCME, {**MOCME, 'uniform': True}),
     'mocme_without_complementarity': (MoCME, {**MOCME, 'intra': False, 'inter': False}),
     'mocme_redundancy': (MoCME, {**MOCME, 'redundancy_weight': 0.1}),
