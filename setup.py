@@ -18,6 +18,7 @@ RDF = ['pyoxigraph>=0.4']
 PYKEEN = ['pykeen>=1.11']
 TUNE = ['optuna>=4']
 FAISS = ['faiss-cpu']
+BROWSER = ['playwright>=1.40', 'axe-playwright-python>=0.1.4']
 TEST = (['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff'] + RDF + AUDIO + IMAGE + VIDEO + TUNE
         + FAISS)
 DOCS = ['sphinx>=7', 'furo', 'myst-parser']
@@ -33,7 +34,8 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['pyg_mmkgc', 'pyg_mmkgc.*']),
     package_data={'pyg_mmkgc': ['recipes/*.yaml', 'recipes/search/*.yaml'],
-                  'pyg_mmkgc.datasets': ['data/*/*']},
+                  'pyg_mmkgc.datasets': ['data/*/*'],
+                  'pyg_mmkgc.report': ['templates/*']},
     install_requires=[
         'torch>=2.4',
         'torch-geometric>=2.5',
@@ -47,6 +49,7 @@ setup(
         'safetensors>=0.4.3',
         'pyyaml',
         'click>=8.1',
+        'jinja2>=3.1',
         'rich',
         'matplotlib',
         'tqdm',
@@ -61,9 +64,10 @@ setup(
         'pykeen': PYKEEN,
         'tune': TUNE,
         'faiss': FAISS,
+        'browser': BROWSER,
         'test': TEST,
         'docs': DOCS,
-        'dev': TEST + DOCS,
+        'dev': TEST + DOCS + BROWSER,
     },
     entry_points={'console_scripts': ['pyg-mmkgc = pyg_mmkgc.cli:main']},
     classifiers=[

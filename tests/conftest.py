@@ -1,10 +1,16 @@
 """Fixtures for all tests, and a loud line when the real data was not there."""
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 NO_MIRROR = 'REAL DATA NOT TESTED: no mirror folder'
+NO_BROWSER = 'PAGES NOT TESTED IN A BROWSER'
+BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
+#: Nothing is looked up or reported at the start; root has no sandbox.
+BROWSER_FLAGS = ('--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+                 '--disable-background-networking', '--disable-component-update', '--disable-sync')
 
 
 def find_mirror():
@@ -22,9 +28,25 @@ def mirror():
     return folder
 
 
+@pytest.fixture(scope='session')
+def browser():
+    """A headless Chromium: `$PYG_MMKGC_CHROMIUM`, else the one that is installed."""
+    path = os.environ.get('PYG_MMKGC_CHROMIUM') or next(filter(None, map(shutil.which, BROWSERS)),
+                                                        None)
+    if path is None:
+        pytest.skip(f'{NO_BROWSER}: no Chromium (apt-get install chromium)')
+    api = pytest.importorskip('playwright.sync_api', reason=f'{NO_BROWSER}: no playwright (pip '
+                                                            f'install "pyg-mmkgc[browser]")')
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=BROWSER_FLAGS)
+        yield browser
+        browser.close()
+
+
 def pytest_terminal_summary(terminalreporter):
-    skipped = [report for report in terminalreporter.stats.get('skipped', [])
-               if NO_MIRROR in str(report.longrepr)]
-    if skipped:
-        terminalreporter.write_sep('!', f'{NO_MIRROR}, {len(skipped)} tests skipped', red=True,
-                                   bold=True)
+    for what in (NO_MIRROR, NO_BROWSER):
+        skipped = [report for report in terminalreporter.stats.get('skipped', [])
+                   if what in str(report.longrepr)]
+        if skipped:
+            terminalreporter.write_sep('!', f'{what}, {len(skipped)} tests skipped', red=True,
+                                       bold=True)

@@ -6,6 +6,16 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 
 
+def test_missing_browser_is_loud(tmp_path):
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',
+               str(TESTS / 'report' / 'test_browser.py'), '-k', 'colour']
+    out = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent,
+                         env={**os.environ, 'PATH': str(tmp_path), 'PYG_MMKGC_CHROMIUM': ''})
+    assert out.returncode == 0
+    assert '!!! PAGES NOT TESTED IN A BROWSER, 1 tests skipped !!!' in out.stdout
+    assert 'apt-get install chromium' in out.stdout
+
+
 def test_missing_real_data_is_loud(tmp_path):
     command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',
                str(TESTS / 'datasets' / 'test_openke.py'), '-k', 'published']

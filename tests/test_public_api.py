@@ -24,8 +24,8 @@ def order(name):
 def test_all_sub_packages_are_found():
     assert {f'pyg_mmkgc.{name}' for name in (
         'data', 'datasets', 'evaluation', 'export', 'nn', 'nn.conv', 'nn.decoders', 'nn.experts',
-        'nn.fusion', 'nn.information', 'nn.models', 'sampler', 'studies', 'testing', 'training',
-        'transforms')} <= set(MODULES)
+        'nn.fusion', 'nn.information', 'nn.models', 'report', 'sampler', 'studies', 'testing',
+        'training', 'transforms')} <= set(MODULES)
 
 
 @pytest.mark.parametrize('module', MODULES)

@@ -7,12 +7,15 @@ import click
 from pyg_mmkgc import __version__
 from pyg_mmkgc.cli.audit import audit
 from pyg_mmkgc.cli.base import CommandGroup
+from pyg_mmkgc.cli.compare import compare
 from pyg_mmkgc.cli.doctor import doctor
 from pyg_mmkgc.cli.evaluate import evaluate
+from pyg_mmkgc.cli.explain import explain
 from pyg_mmkgc.cli.export import export
 from pyg_mmkgc.cli.init import init
 from pyg_mmkgc.cli.neighbours import neighbours
 from pyg_mmkgc.cli.predict import predict
+from pyg_mmkgc.cli.report import report
 from pyg_mmkgc.cli.results import results
 from pyg_mmkgc.cli.study import study
 from pyg_mmkgc.cli.suspects import suspects
@@ -28,6 +31,6 @@ def main() -> None:
     pictures, texts and numbers, and ask it for missing facts."""
 
 
-for command in (train, evaluate, predict, suspects, neighbours, export, study, tune, results,
-                audit, init, doctor):
+for command in (train, evaluate, predict, explain, report, compare, suspects, neighbours, export,
+                study, tune, results, audit, init, doctor):
     main.add_command(command)

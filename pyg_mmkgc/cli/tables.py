@@ -1,9 +1,13 @@
 r"""What the commands print for people."""
-from typing import Any, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:  # Torch is not for what only prints.
+    from pyg_mmkgc.evaluation import ExplainedEntity, Explanation
+    from pyg_mmkgc.report import RunComparison
 
 #: The width where the output is no terminal.
 WIDTH = 100
@@ -125,6 +129,96 @@ def print_answers(head: str, relation: str, tail: str, answers: Sequence[Dict[st
         console.print(Text(f'{asked} was seen by {_weights(query)}'))
     console.print(Text('Probabilities are calibrated on validation.' if calibrated else
                        'Probabilities are not calibrated.', style='dim'))
+
+
+def print_explanation(explanation: 'Explanation') -> None:
+    r"""Why an answer has its score.
+
+    Args:
+        explanation (Explanation): From :meth:`~pyg_mmkgc.training.Run.explain`.
+    """
+    e, console = explanation, _console()
+    console.print(Text(f'{e.head.label} --{e.relation}--> {e.tail.label}', style='bold'))
+    console.print(Text(
+        f'score {e.score:.3f}; rank {e.rank:g} of {e.num_candidates} (the head: {e.head_rank:g}); '
+        f'probability {e.probability:.4f}{"" if e.calibrated else ", not calibrated"}; known '
+        f'from {e.known}'))
+    for end in (e.head, e.tail):
+        contents = [*(f'{name} {text}' for name, text in end.contents.texts.items()),
+                    *(f'{name} {value:g}' for name, value in end.contents.numbers.items()),
+                    *(f'a picture ({name})' for name in end.contents.pictures)]
+        console.print(Text(f'{end.label}: {", ".join(contents) or "nothing to show"}', style='dim'))
+    for note in e.notes():
+        console.print(Text(note))
+    if e.contributions is not None:
+        _print_table('What each head of the joint decision adds to the score', ['head', 'adds'],
+                     [[name, f'{part:+.3f}'] for name, part in e.contributions.items()])
+    if e.head.modality_weights is not None:
+        _print_modalities(e.head, 'under the relation')
+        _print_modalities(e.tail, 'as a candidate')
+    if e.removals:
+        whose = {'head': e.head.label, 'tail': e.tail.label, 'both': 'both'}
+        _print_table('Without a modality: masked out, not retrained',
+                     ['without', 'score by', 'rank'],
+                     [[f'{removal.modality} of {whose[removal.of]}',
+                       f'{removal.score - e.score:+.3f}', f'{removal.rank:g}']
+                      for removal in e.removals])
+    if e.similar:
+        _print_table('Similar training facts, by the cosine of joint views',
+                     ['fact', 'similarity', 'of heads', 'of tails'],
+                     [[f'{fact.head} --{e.relation}--> {fact.tail}', f'{fact.similarity:.3f}',
+                       f'{fact.head_similarity:.3f}', f'{fact.tail_similarity:.3f}']
+                      for fact in e.similar])
+
+
+def print_comparison(comparison: 'RunComparison') -> None:
+    r"""Runs beside each other, and the test of each pair.
+
+    Args:
+        comparison (RunComparison): From :func:`~pyg_mmkgc.report.compare_runs`.
+    """
+    console = _console()
+    _print_table(f'{comparison.split}, both sides', ['run', *METRICS.values()],
+                 [[name, *(_number(key, metrics['both'][key]) for key in METRICS)]
+                  for name, metrics in comparison.metrics.items()])
+    console.print(Text(_protocol(comparison.protocol), style='dim'))
+    _print_table('Difference in MRR on the same queries, paired bootstrap',
+                 ['pair', 'difference', '95 % interval', 'verdict'],
+                 [[f'{test.first} over {test.second}', f'{test.gain.mean:+.4f}',
+                   f'{test.gain.low:+.4f} to {test.gain.high:+.4f}', test.verdict()]
+                  for test in comparison.tests])
+    for note in comparison.notes:
+        console.print(Text(note, style='dim'))
+
+
+def _print_modalities(end: 'ExplainedEntity', how: str) -> None:
+    columns = {'modality': end.modalities,
+               'weight': [f'{end.modality_weights[name]:.2f}' for name in end.modalities]}
+    if end.modality_redundancy is not None:
+        columns['redundancy (nats)'] = [f'{end.modality_redundancy[name]:.3f}'
+                                        for name in end.modalities]
+    if end.has_experts:
+        columns['experts'] = [_joined(end.expert_weights[name], 2) for name in end.modalities]
+        if end.view_redundancy is not None:
+            columns['their redundancy'] = [_joined(end.view_redundancy[name], 3)
+                                           for name in end.modalities]
+    _print_table(f'{end.label} {how}', list(columns), list(zip(*columns.values(), strict=True)))
+
+
+def _joined(values: Sequence[float], digits: int) -> str:
+    return ' '.join(f'{value:.{digits}f}' for value in values)
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    # The first column is a name, the others are numbers.
+    table = Table(*columns)
+    for column in table.columns[1:]:
+        column.justify = 'right'
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = _console()
+    console.print(Text(title))
+    console.print(table)
 
 
 def _console() -> Console:

@@ -1,5 +1,6 @@
 r"""The triple store: known-triple index, splits, modality tensors and masks."""
 from pyg_mmkgc.data.audit import Audit, Finding, audit
+from pyg_mmkgc.data.contents import EntityContents, entity_contents, picture_address
 from pyg_mmkgc.data.convert import from_dataframe, from_pykeen, from_triples, to_pykeen
 from pyg_mmkgc.data.held_out import hold_out, is_spent
 from pyg_mmkgc.data.hetero import (
@@ -27,6 +28,7 @@ __all__ = classes = [
     'RELATION_CLASSES',
     'STRUCTURE',
     'Audit',
+    'EntityContents',
     'Finding',
     'Labels',
     'MemoryMapped',
@@ -37,6 +39,7 @@ __all__ = classes = [
     'build_index',
     'clean_splits',
     'complete_features',
+    'entity_contents',
     'from_dataframe',
     'from_pykeen',
     'from_triples',
@@ -46,6 +49,7 @@ __all__ = classes = [
     'memory_map',
     'modality_dicts',
     'modality_names',
+    'picture_address',
     'read_features',
     'relation_classes',
     'seen_entities',

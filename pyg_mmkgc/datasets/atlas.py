@@ -1,5 +1,6 @@
 r"""The embedded default dataset."""
 import json
+import math
 import zipfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pyg_mmkgc.data.contents import EntityContents, entity_contents
 from pyg_mmkgc.data.hetero import build_data
 from pyg_mmkgc.data.labels import Labels
 from pyg_mmkgc.datasets.base import GraphDataset, number_row
@@ -17,6 +19,7 @@ from pyg_mmkgc.transforms.image_encoders import EfficientNetLite0Encoder
 
 #: What `numeric` is made of, in the order of its columns.
 NUMBERS = ('latitude', 'longitude', 'area', 'population', 'gdp_per_head', 'literacy')
+_DIGITS = 3  # That are left of a number in half precision.
 _BICUBIC = 3  # Of Pillow, which is an extra.
 #: The files that ship with the package, written by `datasets/atlas/build.py`.
 FOLDER = Path(__file__).parent / 'data' / 'atlas'
@@ -115,6 +118,34 @@ class Atlas(GraphDataset):
         value = (row[2:] - mean) / std
         value = torch.stack([value.nan_to_num(0.0), value.isnan().double()], dim=1).flatten()
         return torch.cat([3**0.5 * position, 2**0.5 * waves, value]).float().unsqueeze(0)
+
+    def contents(self, entity: int) -> EntityContents:
+        r"""Type and code of an entity, and of a country its pictures and its numbers: those of
+        :data:`NUMBERS`, read back from the feature and so rounded to three digits.
+
+        Args:
+            entity (int): The entity's id.
+        """
+        pictures = {kind: self.thumbnail(entity, kind) for kind in ('image', 'outline')}
+        return EntityContents(
+            entity_contents(self._data, entity).texts, self._decode_numbers(entity),
+            {kind: picture for kind, picture in pictures.items() if picture is not None})
+
+    def _decode_numbers(self, entity: int) -> Dict[str, float]:
+        # The inverse of `_encode_numbers`.
+        if not bool(self._data['entity'].numeric_mask[entity]):
+            return {}
+        x = self._data['entity'].numeric[entity].double()
+        position, (value, missing) = x[:3] / 3**0.5, x[-8:].view(4, 2).unbind(1)
+        mean, std = load_file(FOLDER / 'encoders.safetensors')['numeric_scales'].double().unbind(1)
+        value = value * std + mean
+        value[:3] = value[:3].exp()
+        value[missing > 0] = float('nan')
+        latitude = position[2].clamp(-1, 1).asin().rad2deg()
+        longitude = torch.atan2(position[1], position[0]).rad2deg()
+        row = torch.cat([torch.stack([latitude, longitude]), value])
+        return {name: float(f'{number:.{_DIGITS}g}') for name, number in zip(
+            NUMBERS, row.tolist(), strict=True) if not math.isnan(number)}
 
     @property
     def info(self) -> Dict[str, Any]:

@@ -23,6 +23,7 @@ from torch_geometric.data import HeteroData, InMemoryDataset
 from torch_geometric.data.data import BaseData
 from tqdm import tqdm
 
+from pyg_mmkgc.data.contents import EntityContents, entity_contents
 from pyg_mmkgc.data.hetero import EDGE, build_data, modality_names, seen_entities, set_modality
 from pyg_mmkgc.data.hetero import split_names as names_of_splits
 from pyg_mmkgc.data.io import atomic_write, load_data, save_data
@@ -123,6 +124,14 @@ class GraphDataset(InMemoryDataset):
                                  f'features= or --features')
             out[modality] = x
         return out
+
+    def contents(self, entity: int) -> EntityContents:
+        r"""What of an entity people can look at, as far as the dataset has it at hand.
+
+        Args:
+            entity (int): The entity's id.
+        """
+        return entity_contents(self._data, entity)
 
     @property
     def num_entities(self) -> int:

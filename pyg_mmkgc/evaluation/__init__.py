@@ -7,6 +7,13 @@ from pyg_mmkgc.evaluation.calibration import (
     reliability,
 )
 from pyg_mmkgc.evaluation.evaluator import Evaluation, evaluate
+from pyg_mmkgc.evaluation.explanation import (
+    ExplainedEntity,
+    Explanation,
+    Removal,
+    SimilarFact,
+    explain,
+)
 from pyg_mmkgc.evaluation.metrics import compute_metrics
 from pyg_mmkgc.evaluation.ogb import evaluate_ogb
 from pyg_mmkgc.evaluation.prediction import find_label, predict
@@ -15,14 +22,19 @@ from pyg_mmkgc.evaluation.triples import TriplePredictions, predict_triples
 
 __all__ = classes = [
     'Evaluation',
+    'ExplainedEntity',
+    'Explanation',
     'Interval',
     'Ranks',
     'Reliability',
+    'Removal',
     'Scorer',
+    'SimilarFact',
     'TriplePredictions',
     'compute_metrics',
     'evaluate',
     'evaluate_ogb',
+    'explain',
     'find_label',
     'fit_temperature',
     'log_probability',

@@ -21,10 +21,17 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 import pyg_mmkgc
-from pyg_mmkgc.data import EDGE, get_triples, modality_dicts, split_names
+from pyg_mmkgc.data import (
+    EDGE,
+    EntityContents,
+    entity_contents,
+    get_triples,
+    modality_dicts,
+    split_names,
+)
 from pyg_mmkgc.data.io import PathLike, atomic_write, remove_temporaries
 from pyg_mmkgc.datasets import GraphDataset, MMKGFolder, get_dataset, normalize_name
-from pyg_mmkgc.evaluation import evaluate, predict
+from pyg_mmkgc.evaluation import Explanation, evaluate, explain, predict
 from pyg_mmkgc.evaluation.memory import OutOfMemoryError, explain_out_of_memory
 from pyg_mmkgc.nn import KGModel
 from pyg_mmkgc.nn.models.pretrained import load_weights, save_weights, write_pretrained
@@ -104,6 +111,32 @@ class Run:
         kwargs.setdefault('temperature', self.calibration.get('temperature'))
         with explain_out_of_memory('predicting', "take device 'cpu'"):
             return predict(self.model, self.data, **kwargs)
+
+    def explain(self, head: Union[str, int], relation: Union[str, int], tail: Union[str, int],
+                top: int = 5) -> Explanation:
+        r"""Why an answer has the score that it has, see :func:`~pyg_mmkgc.evaluation.explain`, with
+        what the dataset has to show of its entities.
+
+        Args:
+            head (str or int): The label of the head, or its id.
+            relation (str or int): The label or id of the relation.
+            tail (str or int): The label or id of the tail.
+            top (int, optional): The number of similar training facts. (default: :obj:`5`)
+        """
+        with explain_out_of_memory('explaining', "take device 'cpu'"):
+            out = explain(self.model, self.data, head, relation, tail, top=top,
+                          temperature=self.calibration.get('temperature'))
+        return out.with_contents(self.contents)
+
+    def contents(self, entity: int) -> EntityContents:
+        r"""What of an entity people can look at.
+
+        Args:
+            entity (int): The entity's id.
+        """
+        if self.dataset is None:
+            return entity_contents(self.data, entity)
+        return self.dataset.contents(entity)
 
     def encode_entity(self, contents: Mapping[str, Any]) -> Dict[str, Tensor]:
         r"""Features of an entity that the graph does not hold, by the encoders of the dataset, see

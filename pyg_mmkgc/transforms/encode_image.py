@@ -1,4 +1,5 @@
 r"""Images of the entities as a modality."""
+import io
 from typing import Any, Callable, Sequence, Union
 
 import numpy as np
@@ -75,6 +76,23 @@ def read_image(path: PathLike) -> Any:
             return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # Damaged files make Pillow raise errors of ten kinds.
         raise ValueError(f"'{path}' is no image that can be read ({error})") from error
+
+
+def thumbnail(path: PathLike, size: int = 96) -> bytes:
+    r"""A small copy of an image, as PNG.
+
+    Args:
+        path (str or os.PathLike): The file.
+        size (int, optional): The longer side in pixels. (default: :obj:`96`)
+
+    Raises:
+        ImportError: If Pillow is not installed.
+        ValueError: If the file is no image or damaged.
+    """
+    image, content = read_image(path), io.BytesIO()
+    image.thumbnail((size, size))
+    image.save(content, 'PNG')
+    return content.getvalue()
 
 
 def to_rgb(image: Any) -> Any:

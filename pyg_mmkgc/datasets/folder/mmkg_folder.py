@@ -1,5 +1,7 @@
 r"""A folder of one's own as a dataset."""
+import logging
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Union
@@ -7,12 +9,16 @@ from typing import Any, Callable, Dict, Optional, Union
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from pyg_mmkgc.data.contents import EntityContents
 from pyg_mmkgc.data.hetero import modality_names, seen_entities
 from pyg_mmkgc.data.labels import Labels
 from pyg_mmkgc.datasets.base import GraphDataset, number_row
 from pyg_mmkgc.datasets.folder.config import CONFIG, KINDS, FolderConfig, read_config
 from pyg_mmkgc.datasets.folder.read import read_folder
 from pyg_mmkgc.datasets.folder.write import write_folder
+from pyg_mmkgc.transforms.encode_image import thumbnail
+
+logger = logging.getLogger(__name__)
 
 
 class MMKGFolder(GraphDataset):
@@ -86,6 +92,17 @@ class MMKGFolder(GraphDataset):
             return transform.encode_new(data, content)
         return transform.encode_new(data['entity'][transform.source], seen_entities(data),
                                     number_row(content, data['entity'].numeric_attribute))
+
+    def contents(self, entity: int) -> EntityContents:
+        out, store = super().contents(entity), self._data['entity']
+        path = store.image_path[entity] if 'image_path' in store else None
+        if path is None:
+            return out
+        try:
+            return replace(out, pictures={'image': thumbnail(path)})
+        except (ImportError, ValueError) as error:  # A page without it is better than none.
+            logger.warning('A picture is left out: %s', error)
+            return out
 
     @staticmethod
     def write(data: HeteroData, path: Union[str, 'os.PathLike[str]']) -> None:

@@ -245,6 +245,26 @@ class JointDecision(torch.nn.Module):
         scale = self._gates(query).sum(dim=-1) / total.masked_fill(total == 0, 1.0)
         return out * scale + (self._last(query) * has).sum(dim=-1)
 
+    def contributions(self, query: Tensor, tail: Tensor) -> Dict[str, Tensor]:
+        r"""What each decoder adds to the score of each query with its tail, :math:`(B)`; they sum
+        to :meth:`score`.
+
+        Args:
+            query (torch.Tensor): Queries, from :meth:`query`, one for each tail.
+            tail (torch.Tensor): Tails :math:`(B, VC + V)`.
+        """
+        score = torch.stack([decoder.score(q, t) for decoder, (q, _), (t, _) in zip(
+            self.decoders.values(), self._split(query), self._split(tail), strict=True)], dim=-1)
+        gates, has = self._gates(query), self._last(tail)
+        weight = gates * has
+        total = weight.sum(dim=-1, keepdim=True)
+        if self.average:
+            out = score.sigmoid() * weight / total.clamp(min=1)
+        else:
+            scale = gates.sum(dim=-1, keepdim=True) / total.masked_fill(total == 0, 1.0)
+            out = score * weight * scale + self._last(query) * has
+        return dict(zip(self.decoders, out.unbind(dim=-1), strict=True))
+
     def parts(self, query: Tensor, candidates: Tensor) -> Dict[str, Part]:
         r"""Each decoder alone, so that none leans on another; see :meth:`Decoder.parts`."""
         return {name: Part(decoder, q, t, gate > 0, has > 0)

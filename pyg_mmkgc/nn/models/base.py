@@ -628,6 +628,42 @@ class KGModel(Pretrained, torch.nn.Module):
         modalities."""
         return None
 
+    def expert_weights(self, index: Tensor,
+                       rel_type: Optional[Tensor] = None) -> Optional[Dict[str, Tensor]]:
+        r"""For each modality the weight of each of its experts, :math:`(B, K_m)`, of entities as in
+        :meth:`modality_weights`; None for a model without experts."""
+        return None
+
+    def redundancy(self, index: Tensor) -> Optional[Tuple[Dict[str, Tensor], Tensor]]:
+        r"""How much of each view of an entity its other views say already, in nats: for each
+        modality :math:`R_{m,k}`, :math:`(B, K_m)`, and :math:`R_m`, :math:`(B, M)`, see
+        :class:`~pyg_mmkgc.nn.CMKF`; None for a model that does not ask."""
+        return None
+
+    @torch.no_grad()
+    def joint_view(self, index: Tensor, rel_type: Optional[Tensor] = None) -> Tensor:
+        r"""All that is known of entities as one vector, :math:`(B, F)`: as heads under relations
+        or, if :obj:`rel_type` is None, as candidates."""
+        encoded = self.encode(index)
+        if rel_type is None:
+            return self.candidate_vectors(encoded)
+        return self.head_vectors(encoded, torch.arange(index.numel(), device=index.device),
+                                 rel_type)
+
+    @torch.no_grad()
+    def contributions(self, head_index: Tensor, rel_type: Tensor,
+                      tail_index: Tensor) -> Optional[Dict[str, Tensor]]:
+        r"""What each head of a joint decision adds to the score of each triple, :math:`(B)`,
+        without regard to :obj:`exclude_loops`; None for a model with one score function. The
+        arguments are those of :meth:`forward`."""
+        if not hasattr(self.decoder, 'contributions'):
+            return None
+        query = self.decoder.query(
+            self.head_vectors(self.encode(head_index),
+                              torch.arange(head_index.numel(), device=head_index.device),
+                              rel_type), rel_type)
+        return self.decoder.contributions(query, self.candidate_vectors(self.encode(tail_index)))
+
     def entity_tables(self) -> List[Embedding]:
         r"""The tables with a row for each entity of which ``'sampled'`` training looks up the rows
         of a batch, each once and through the module itself, so that their gradients may be

@@ -1,4 +1,4 @@
-from typing import Dict, List, Mapping, Optional, Sequence, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -215,3 +215,22 @@ class MoCME(MultiModalModel):
             j = self.modalities.index(m)
             out[:, j] += gate[:, i] * encoded.views.mask[:, j]
         return out / out.sum(dim=1, keepdim=True).clamp(min=torch.finfo(out.dtype).tiny)
+
+    @torch.no_grad()
+    def expert_weights(self, index: Tensor,
+                       rel_type: Optional[Tensor] = None) -> Dict[str, Tensor]:
+        weight, _ = self.conv.weights(self.encode(index), rel_type)
+        return self._by_modality(weight)
+
+    @torch.no_grad()
+    def redundancy(self, index: Tensor) -> Tuple[Dict[str, Tensor], Tensor]:
+        views = self.encode(index).views
+        return self._by_modality(views.view_redundancy), views.modality_redundancy
+
+    @torch.no_grad()
+    def joint_view(self, index: Tensor, rel_type: Optional[Tensor] = None) -> Tensor:
+        return self.conv.joint(self.encode(index), rel_type)
+
+    def _by_modality(self, x: Tensor) -> Dict[str, Tensor]:
+        num_experts = self.conv.fusion.num_experts
+        return dict(zip(num_experts, x.split(list(num_experts.values()), dim=1), strict=True))

@@ -299,3 +299,14 @@ class MoMoK(MultiModalModel):
         _, weight = self.fusion(self.views(encoded, rel_type), encoded.mask)
         out = weight + torch.stack([encoded.mask[m] for m in self.modalities], dim=1)
         return out / out.sum(dim=1, keepdim=True).clamp(min=1)
+
+    @torch.no_grad()
+    def expert_weights(self, index: Tensor,
+                       rel_type: Optional[Tensor] = None) -> Dict[str, Tensor]:
+        return {m: self.experts[m].gate_logits(logits, rel_type).softmax(dim=-1)
+                for m, (_, logits) in self.experts_of(self.encode(index)).items()}
+
+    @torch.no_grad()
+    def joint_view(self, index: Tensor, rel_type: Optional[Tensor] = None) -> Tensor:
+        encoded = self.encode(index)
+        return self.fusion(self.views(encoded, rel_type), encoded.mask)[0]

@@ -1,3 +1,4 @@
+import copy
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
@@ -161,6 +162,27 @@ class MultiModalModel(KGModel):
             setattr(out, f'x_{m}', x_dict[m].to(device, torch.get_default_dtype()))
             setattr(out, f'mask_{m}', mask_dict[m].to(device))
         return out.encode()
+
+    def without(self, modality: str, index: Tensor) -> 'MultiModalModel':
+        r"""This model as if some entities lacked a modality: a mask says so, nothing is trained.
+        The weights are shared; the result is for asking.
+
+        Args:
+            modality (str): One of :attr:`modalities`, structure included.
+            index (torch.Tensor): Entity ids.
+
+        Raises:
+            ValueError: If the modality is unknown.
+        """
+        if modality not in self.channels:
+            raise ValueError(f'Unknown modality {modality!r} (expected one of {self.modalities})')
+        out = copy.copy(self)
+        name = 'seen' if modality == STRUCTURE else f'mask_{modality}'
+        mask = getattr(self, name).clone()
+        mask[index.to(mask.device)] = False
+        out._buffers = {**self._buffers, name: mask}  # That of the copy alone.
+        out._fetched = []
+        return out
 
     def entity_tables(self) -> List[Embedding]:
         return [self.structure] if self.structure_channels > 0 else []

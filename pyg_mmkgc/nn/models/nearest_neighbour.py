@@ -62,13 +62,21 @@ class NearestNeighbour(MultiModalModel):
 
     def attach(self, data: HeteroData) -> 'NearestNeighbour':
         super().attach(data)
-        with torch.no_grad():
-            x, seen = self.encode(), self.seen_index
-            pool, size = x[seen], min(self.num_neighbours, seen.numel() - 1)
-            found = [self._nearest(rows, pool, seen, size)
-                     for rows in torch.arange(x.size(0), device=x.device).split(CHUNK)]
-        self.neighbour, self.similarity = (torch.cat(part) for part in zip(*found, strict=True))
+        self._find_neighbours()
         return self
+
+    def without(self, modality: str, index: Tensor) -> 'NearestNeighbour':
+        out = super().without(modality, index)
+        out._find_neighbours()
+        return out
+
+    @torch.no_grad()
+    def _find_neighbours(self) -> None:
+        x, seen = self.encode(), self.seen_index
+        pool, size = x[seen], min(self.num_neighbours, seen.numel() - 1)
+        found = [self._nearest(rows, pool, seen, size)
+                 for rows in torch.arange(x.size(0), device=x.device).split(CHUNK)]
+        self.neighbour, self.similarity = (torch.cat(part) for part in zip(*found, strict=True))
 
     def _nearest(self, rows: Tensor, pool: Tensor, seen: Tensor,
                  size: int) -> Tuple[Tensor, Tensor]:
