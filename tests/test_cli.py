@@ -225,8 +225,10 @@ def test_help_shows_defaults_and_an_example(name, defaults):
 
 
 def test_help_names_all_commands():
-    assert set(main.commands) == {'audit', 'doctor', 'evaluate', 'export', 'init', 'neighbours',
-                                  'predict', 'results', 'study', 'suspects', 'train', 'tune'}
+    assert set(main.commands) == {'audit', 'compare', 'doctor', 'evaluate', 'explain', 'export',
+                                  'init', 'neighbours',
+                                  'predict', 'report', 'results', 'study', 'suspects', 'train',
+                                  'tune'}
     result = invoke('--help')
     assert all(name in result.stdout for name in main.commands)
 
