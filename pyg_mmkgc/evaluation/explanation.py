@@ -17,7 +17,7 @@ from pyg_mmkgc.data import (
 )
 from pyg_mmkgc.evaluation.calibration import _check_temperature
 from pyg_mmkgc.evaluation.evaluator import _device, _evaluating
-from pyg_mmkgc.evaluation.prediction import _filtered_softmax, _known, _named, find_label
+from pyg_mmkgc.evaluation.prediction import _named, filtered_softmax, find_label, known_by
 from pyg_mmkgc.evaluation.ranking import Scorer, rank
 
 #: Facts whose vectors are compared at a time.
@@ -224,7 +224,7 @@ def explain(model: Any, data: HeteroData, head: Union[str, int], relation: Union
         row, ranks = question.ask(model)
         score = row.masked_fill(~question.allowed.to(row.device), float('-inf'))
         if temperature is not None:
-            probability = _filtered_softmax(score / temperature, data, triple[0], triple[1])
+            probability = filtered_softmax(score / temperature, data, triple[0], triple[1])
         else:
             probability = score.softmax(0) if model.objective == 'softmax' else score.sigmoid()
         parts = model.contributions(*triple)
@@ -233,7 +233,7 @@ def explain(model: Any, data: HeteroData, head: Union[str, int], relation: Union
             relation=data[EDGE].label[r],
             head=_entity(model, data, h, triple[1]),
             tail=_entity(model, data, t),
-            known=_known(data, triple[0], triple[1], triple[2])[0],
+            known=known_by(data, triple[0], triple[1], triple[2])[0],
             score=float(row[t]),
             rank=float(ranks.rank[0]),
             head_rank=question.head_rank(model),
