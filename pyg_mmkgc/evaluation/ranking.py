@@ -191,8 +191,9 @@ def _chunks(num_entities: int, chunk_size: int,
     size = dist.get_world_size(process_group)
     if size > num_entities:
         raise ValueError(f"'process_group' has {size} processes for {num_entities} entities")
-    num_chunks = -(-(-(-num_entities // size)) // chunk_size)
-    parts = [bounds(*part, num_chunks) for part in bounds(0, num_entities, size)]
+    parts = bounds(0, num_entities, size)
+    num_chunks = -(-max(stop - start for start, stop in parts) // chunk_size)
+    parts = [bounds(start, stop, num_chunks) for start, stop in parts]
     return (torch.tensor([start for part in parts for start, _ in part]),
             parts[dist.get_rank(process_group)])
 

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import Embedding, Parameter
+from torch.nn import Embedding
 
 from pyg_mmkgc.data.share import bounds, gather_rows, sum_rows
 

@@ -12,6 +12,7 @@ import re
 import time
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import torch
@@ -51,7 +52,7 @@ class Processes:
         #: Small decisions go over the host, so that no GPU is waited for.
         self.control: Optional[Any] = None
         if size > 1 and dist.get_backend() != 'gloo':
-            self.control = dist.new_group(backend='gloo')
+            self.control = _control_group(dist.group.WORLD)
 
     @property
     def is_first(self) -> bool:
@@ -301,12 +302,6 @@ class Processes:
             return [0]  # Which keeps the store.
         return list(others)
 
-    def close(self) -> None:
-        r"""Ends the common work; what follows is that of one process."""
-        if self.size > 1:
-            dist.destroy_process_group()
-            self.rank, self.size, self.control = 0, 1, None
-
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(rank={self.rank}, size={self.size})'
 
@@ -394,7 +389,7 @@ def launch(device: str, devices: int = 1, num_nodes: int = 1, minutes: float = 1
         LostProcessError: If not all processes come here in time.
     """
     if dist.is_available() and dist.is_initialized():
-        return Processes(dist.get_rank(), dist.get_world_size())
+        return current()
     if devices * num_nodes == 1:
         return Processes()
     on_gpu = device == 'cuda' or device == 'auto' and torch.cuda.is_available()
@@ -407,7 +402,33 @@ def launch(device: str, devices: int = 1, num_nodes: int = 1, minutes: float = 1
     except (RuntimeError, OSError) as error:
         raise LostProcessError(f'not all of {devices * num_nodes} processes came together within '
                                f'{minutes:g} minutes ({error})') from error
+    return current()
+
+
+def current() -> Processes:
+    r"""The processes that know each other here, this one alone if nobody does."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return Processes()
     return Processes(dist.get_rank(), dist.get_world_size())
+
+
+def close() -> None:
+    r"""Ends the common work; what follows is that of one process."""
+    if dist.is_available() and dist.is_initialized():
+        _control_group.cache_clear()
+        dist.destroy_process_group()
+
+
+@lru_cache(maxsize=1)
+def _control_group(world: Any) -> Any:
+    return dist.new_group(backend='gloo')
+
+
+def is_first_process() -> bool:
+    r"""Whether this process is the first one, or will be, as far as its environment says."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    return all(os.environ.get(name, '0') == '0' for name in ('RANK', 'LOCAL_RANK', 'NODE_RANK'))
 
 
 def local_device(device: str, processes: Processes) -> Any:

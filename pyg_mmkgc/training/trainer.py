@@ -246,7 +246,8 @@ class Trainer:
         model.held_out_gates = len(model.gates()) > 0 and (config.gate_split is not None
                                                            or not learned)
         steps = _Steps(fabric, model, config, processes)
-        gates = (_Gates(fabric, model, config, processes, self._loader(data, config.gate_split, fabric))
+        gates = (_Gates(fabric, model, config, processes,
+                        self._loader(data, config.gate_split, fabric))
                  if model.held_out_gates and learned else None)
         loader = self._loader(data, 'train', fabric)
         # Pass after pass, of which an epoch takes some batches:
@@ -264,7 +265,7 @@ class Trainer:
             self.checkpoints.processes = processes
         self.checkpoints.attach('training', whole)
         processes.same_state(whole)
-        history, interrupted = progress.history, False
+        history, interrupted, together = progress.history, False, False
         bar = tqdm(total=config.epochs, initial=len(history), desc='Training', unit='epoch',
                    disable=not (self.log and processes.is_first))
         try:
@@ -300,15 +301,20 @@ class Trainer:
                     bar.set_postfix(loss=f'{entry["loss"]:.4f}', **(
                         {} if best.mrr is None else {'val_mrr': f'{best.mrr:.4f}'}))
                     self.checkpoints(epoch_ended=True)
+            together = True
         except KeyboardInterrupt:
             logger.warning('Interrupted; the best weights so far are kept')
-            interrupted = True
+            interrupted = together = True
+        except FloatingPointError:
+            together = True
+            raise
         finally:
             steps.close()
             # First of all, since closing the bar fails where nobody reads stderr any more:
             best.restore()
+            if together:  # Else some process is elsewhere.
+                processes.unshard(model, shards)
             bar.close()
-        processes.unshard(model, shards)
         model.eval()
         return TrainResult(history, best.epoch, best.mrr, interrupted)
 

@@ -302,9 +302,10 @@ class KGModel(torch.nn.Module):
             encoded = self.encode()
             table = self.candidate_vectors(encoded)
         else:  # Then heads are encoded when they are asked for.
-            first, end = bounds(0, self.num_entities, num_parts)[part]
+            parts = bounds(0, self.num_entities, num_parts)
+            first, end = parts[part]
             # As many steps in each process, since a table may be sharded.
-            num_chunks = -(-(-(-self.num_entities // num_parts)) // ENCODE_CHUNK)
+            num_chunks = -(-max(stop - start for start, stop in parts) // ENCODE_CHUNK)
             for start, stop in bounds(first, end, num_chunks):
                 rows = self.candidate_vectors(self.encode(
                     torch.arange(start, stop, device=self.seen.device)))
