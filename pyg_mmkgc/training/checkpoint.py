@@ -106,8 +106,11 @@ class Checkpoints:
         r"""Makes something a part of the checkpoints to come, in the place of what had this name,
         and gives it the state that was found, once."""
         self.parts[name] = part
-        if name in self._found:
-            part.load_state_dict(self._found.pop(name))
+        state = self._found.pop(name, None)
+        if self.processes is not None:
+            state = self.processes.same_state(state)
+        if state is not None:
+            part.load_state_dict(state)
 
     def __call__(self, epoch_ended: bool = False) -> None:
         r"""To be called between two steps: writes a checkpoint if it is time to.

@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,7 @@ from torch.nn import Embedding
 from pyg_mmkgc.data.share import Share, gather_rows, sum_rows
 from pyg_mmkgc.nn import KGModel
 from pyg_mmkgc.nn.sharded_embedding import ShardedEmbedding
-from pyg_mmkgc.training.checkpoint import Parts, Stateful, pack, unpack
+from pyg_mmkgc.training.checkpoint import Parts, pack, unpack
 
 #: Gradients of fewer numbers travel together.
 BUCKET = 2**20
@@ -191,19 +191,19 @@ class Processes:
         """
         if self.size > 1:
             for x in tensors:
-                dist.broadcast(x.data, 0)
+                group = self.control if x.device.type == 'cpu' else None
+                dist.broadcast(x.data.view(-1).view(torch.uint8), 0, group=group)
 
-    def same_state(self, part: Stateful) -> None:
-        r"""Gives all processes the state that something has in the first one, as it may come from a
-        checkpoint, which no other process reads.
+    def same_state(self, state: Any) -> Any:
+        r"""The state that the first process has, in all of them, on the host: others read no
+        checkpoint.
 
         Args:
-            part (Stateful): It.
+            state (Any): What :class:`Checkpoints` can hold; that of the first process counts.
         """
         if self.size == 1:
-            return
-        state = part.state_dict()  # Of which pieces may be gathered from all.
-        tensors: dict = {}
+            return state
+        tensors: Dict[str, Tensor] = {}
         header, size = torch.empty(0, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
         if self.is_first:
             packed = pack(state, '', tensors)
@@ -218,11 +218,10 @@ class Processes:
         for key, shape, dtype in shapes:
             x = (tensors[key].detach().cpu().contiguous() if self.is_first else
                  torch.empty(shape, dtype=getattr(torch, dtype)))
-            wire = x.view(torch.uint8) if x.dtype == torch.bool else x
-            dist.broadcast(wire, 0, group=self.control)
+            # As bytes, since not every library below knows every type.
+            dist.broadcast(x.view(-1).view(torch.uint8), 0, group=self.control)
             tensors[key] = x
-        if not self.is_first:
-            part.load_state_dict(unpack(packed, tensors))
+        return unpack(packed, tensors)
 
     def shard(self, model: KGModel) -> List[str]:
         r"""Spreads the rows of a model's entity tables over the processes.

@@ -67,9 +67,9 @@ class Fit:
                 has its best weights so far.
         """
         config = self.recipe.train_config()
+        processes = launch(config.device, config.devices, config.num_nodes, config.timeout_minutes)
+        self.checkpoints.processes = processes if processes.size > 1 else None
         self.checkpoints.attach('fit', self)
-        launch(config.device, config.devices, config.num_nodes, config.timeout_minutes).same_state(
-            self)
         spent = [split for split in dict.fromkeys([config.select, config.gate_split])
                  if split in split_names(self.data) and is_spent(self.data, split)]
         if not spent:

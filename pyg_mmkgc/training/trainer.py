@@ -238,6 +238,7 @@ class Trainer:
         seed_everything(config.seed, verbose=False)
         fabric = Fabric(accelerator=config.device, devices=local_device(config.device, processes),
                         precision=config.precision)
+        processes.same_tensors(list(model.state_dict(keep_vars=True).values()))
         shards = processes.shard(model) if config.shard_tables else []
         model.to(fabric.device)
         if model.neg_sampling is not None:
@@ -261,10 +262,8 @@ class Trainer:
         whole = Parts({name: part for name, part in parts.items() if part is not None})
         if shards:
             whole = ShardedParts(whole, model, shards, steps.row_optimizers, processes)
-        if processes.size > 1:
-            self.checkpoints.processes = processes
+        self.checkpoints.processes = processes if processes.size > 1 else None
         self.checkpoints.attach('training', whole)
-        processes.same_state(whole)
         history, interrupted, together = progress.history, False, False
         bar = tqdm(total=config.epochs, initial=len(history), desc='Training', unit='epoch',
                    disable=not (self.log and processes.is_first))
@@ -507,6 +506,8 @@ class _Steps:
             self._clip(self.config.grad_clip)
         for optimizer in self.main:
             optimizer.step()
+        if self.shards:  # Rounding drew numbers for the rows of this process.
+            self.processes.same_random_numbers(loss.device)
         return {name: _weighed(x, share) for name, x in {'loss': loss.detach(), **parts}.items()}
 
     def _clip(self, most: float) -> None:
