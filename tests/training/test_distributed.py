@@ -325,10 +325,16 @@ def test_one_process_is_nothing_special():
     assert processes.any(True, False) == [True, False]
 
 
-def test_only_errors_of_the_network_tell_of_a_lost_process():
+def test_only_errors_of_the_network_tell_of_a_lost_process(monkeypatch):
+    monkeypatch.setattr(dist, 'get_backend', lambda: 'gloo')
     processes = distributed.Processes(0, 2)
     with pytest.raises(RuntimeError, match='^mat1 and mat2'), processes.watch():
         raise RuntimeError('mat1 and mat2 shapes cannot be multiplied')
+    monkeypatch.setattr(processes, '_lost', lambda: [1])
+    with pytest.raises(distributed.LostProcessError,
+                       match=r'the process of rank 1 has ended or does not answer \(seen by rank 0 '
+                             r'of 2\)'), processes.watch():
+        raise RuntimeError('[gloo/transport/tcp/pair.cc:547] Connection closed by peer')
 
 
 def run(*arguments, **env):
