@@ -3,7 +3,8 @@ r"""What training and ranking cost with the number of entities and of processes.
 ``python -m benchmarks scaling`` prints the table of the cost model of `docs/scaling.md`.
 ``python -m benchmarks scaling measure [--processes 1 2 4] [--entities 20000] [--steps 20]``
 measures seconds per step and bytes sent on this machine's CPU, by gloo, one thread for each
-process, on the graph of ``python -m benchmarks growth``, and saves them; the tables are printed with them.
+process, on the graph of ``python -m benchmarks growth``, saves them, and prints the tables with
+them.
 """
 import argparse
 import json

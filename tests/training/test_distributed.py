@@ -340,7 +340,7 @@ def test_only_errors_of_the_network_tell_of_a_lost_process(monkeypatch):
 def run(*arguments, **env):
     return subprocess.run(
         [sys.executable, str(PROGRAM), *map(str, arguments)], capture_output=True, text=True,
-        check=False, timeout=120,
+        check=False, timeout=600,
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT), **env})
 
 
@@ -354,7 +354,7 @@ def test_a_lost_process_ends_the_run_which_goes_on_with_another_number(tmp_path)
     begin = time.monotonic()
     done = run(*options, '--devices', '2', '--out', tmp_path / 'run', LOST='1:14')
     assert done.returncode != 0
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - begin < 300
     # Either we see it first, or Fabric, which looks every five seconds.
     assert ('Error: the process of rank 1 has ended or does not answer (seen by rank 0 of 2)'
             in done.stderr or '[rank: 1] Child process' in done.stderr)
