@@ -262,10 +262,12 @@ class Processes:
         r"""Lets the first process go through a block before all others, which then find what it
         has made."""
         if self.size > 1 and not self.is_first:
-            dist.barrier(group=self.control)
+            with self.watch():
+                dist.barrier(group=self.control)
         yield
         if self.size > 1 and self.is_first:
-            dist.barrier(group=self.control)
+            with self.watch():
+                dist.barrier(group=self.control)
 
     @contextmanager
     def watch(self) -> Iterator[None]:

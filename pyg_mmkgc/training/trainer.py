@@ -264,6 +264,7 @@ class Trainer:
             whole = ShardedParts(whole, model, shards, steps.row_optimizers, processes)
         self.checkpoints.processes = processes if processes.size > 1 else None
         self.checkpoints.attach('training', whole)
+        group = {} if processes.group is None else {'process_group': processes.group}
         history, interrupted, together = progress.history, False, False
         bar = tqdm(total=config.epochs, initial=len(history), desc='Training', unit='epoch',
                    disable=not (self.log and processes.is_first))
@@ -287,8 +288,7 @@ class Trainer:
                     elif epoch % config.eval_every == 0 or epoch == config.epochs:
                         start = time.perf_counter()
                         with average:
-                            entry['val_mrr'] = evaluate(model, data, config.select,
-                                                        process_group=processes.group).mrr
+                            entry['val_mrr'] = evaluate(model, data, config.select, **group).mrr
                             best.offer(entry['val_mrr'], epoch)
                         entry['select_seconds'] = time.perf_counter() - start
                     if resource is not None or fabric.device.type == 'cuda':
@@ -361,8 +361,8 @@ class _Progress:
     r"""Where a training stands: the epochs that are done, and the sums of the one under way."""
     _state = ('history', 'bound', 'num_steps', 'num_triples', 'totals', 'seconds')
 
-    def __init__(self, model: KGModel, processes: Processes):
-        self.model, self.processes = model, processes
+    def __init__(self, model: KGModel, processes: Optional[Processes] = None):
+        self.model, self.processes = model, processes or Processes()
         self.history: List[Dict[str, Any]] = []
         self.bound: Optional[float] = None
         self._new_epoch()
@@ -449,9 +449,10 @@ class _Progress:
 
 class _Steps:
     r"""One optimisation step over all groups of parameters."""
-    def __init__(self, fabric: Fabric, model: KGModel, config: TrainConfig, processes: Processes):
+    def __init__(self, fabric: Fabric, model: KGModel, config: TrainConfig,
+                 processes: Optional[Processes] = None):
         self.fabric, self.model, self.config = fabric, model, config
-        self.processes = processes
+        self.processes = processes or Processes()
         tables, alternating = model.tables(), model.alternating_parameters()
         apart = {id(p) for p in [*alternating, *(model.gates() if model.held_out_gates else [])]}
         tables = [p for p in tables if id(p) not in apart]

@@ -52,7 +52,7 @@ class Known:
     def __init__(self, *mrrs):
         self.mrrs, self.states, self.splits = list(mrrs), [], []
 
-    def __call__(self, model, data, split, process_group=None):
+    def __call__(self, model, data, split):
         self.splits.append(split)
         self.states.append(state_of(model))
         return type('Evaluation', (), {'mrr': self.mrrs[len(self.states) - 1]})
