@@ -10,12 +10,13 @@ from benchmarks import (
     momok,
     performance,
     reading,
+    scaling,
     scatter,
 )
 
 MEASUREMENTS = {module.__name__.rpartition('.')[2]: module.main
                 for module in (atlas, conv, datasets, engine, growth, large, momok, performance,
-                               reading, scatter)}
+                               reading, scaling, scatter)}
 
 if __name__ == '__main__':
     if len(sys.argv) < 2 or sys.argv[1] not in MEASUREMENTS:

@@ -6,7 +6,7 @@ from click.core import ParameterSource
 from pyg_mmkgc.cli.base import INTERRUPTED, data_options, dataset_options
 
 #: What may stand beside `--resume`; all else stands in the run folder.
-WITH_RESUME = ('resume', 'root', 'mirror')
+WITH_RESUME = ('resume', 'root', 'mirror', 'devices')
 EXAMPLE = 'pyg-mmkgc train --dataset mkgw --splits clean --mirror ../shared/data --seed 1'
 
 
@@ -28,6 +28,8 @@ EXAMPLE = 'pyg-mmkgc train --dataset mkgw --splits clean --mirror ../shared/data
               help='The seed of everything that is random.')
 @click.option('--device', metavar='cpu|cuda|auto', show_default='as the recipe says',
               help='Where to train.')
+@click.option('--devices', type=click.IntRange(min=1), show_default='as the recipe says',
+              help='Processes that train together, each on a device of its own.')
 @click.option('--out', metavar='DIR', show_default='runs/<model>-<dataset>-<seed>-<time>',
               help='The run folder to make. One that exists is never written into.')
 @click.option('--profile', metavar='FILE',
@@ -37,12 +39,13 @@ EXAMPLE = 'pyg-mmkgc train --dataset mkgw --splits clean --mirror ../shared/data
               'train.lr=0.05, sampler.num_negatives=32 or sampler=uniform. May be repeated.')
 @click.option('--resume', metavar='RUN',
               help='Go on with the run folder RUN, which was stopped or killed, as if it had not '
-              'been. Options are those of the run; --root and --mirror may be others.')
+              'been. Options are those of the run; --root, --mirror and --devices may be others.')
 @click.pass_context
 def train(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optional[str],
           splits: Optional[str], features: Optional[str], model: str, recipe: Optional[str],
-          epochs: Optional[int], seed: Optional[int], device: Optional[str], out: Optional[str],
-          profile: Optional[str], overrides: Tuple[str, ...], resume: Optional[str]) -> None:
+          epochs: Optional[int], seed: Optional[int], device: Optional[str],
+          devices: Optional[int], out: Optional[str], profile: Optional[str],
+          overrides: Tuple[str, ...], resume: Optional[str]) -> None:
     r"""Train a model, and the structure-only baseline beside it.
 
     Without arguments it trains MoCME on the embedded graph Atlas. Prints the metrics of both and a
@@ -60,7 +63,7 @@ def train(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optiona
             named = load_recipe(recipe).dataset
             dataset = dataset if named is None or _given(ctx, 'dataset') else named
         run = train_run(dataset, model, root=root, mirror=mirror, epochs=epochs, seed=seed,
-                        device=device, out=out, overrides=overrides,
+                        device=device, devices=devices, out=out, overrides=overrides,
                         dataset_options=dataset_options(splits, features), profile=profile,
                         log=True)
     else:
@@ -68,7 +71,7 @@ def train(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optiona
             if option.name not in WITH_RESUME and _given(ctx, option.name):
                 raise click.UsageError(f"'--resume' takes all options from the run, and so "
                                        f"'{option.opts[0]}' cannot be given")
-        run = resume_run(resume, root=root, mirror=mirror, log=True)
+        run = resume_run(resume, root=root, mirror=mirror, devices=devices, log=True)
     if run.interrupted:
         ctx.exit(INTERRUPTED)
     print_metrics([run.metrics[split] for split in ['test', *sorted(set(run.metrics) - {'test'})]])

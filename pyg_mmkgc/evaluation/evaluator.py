@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
@@ -94,6 +95,7 @@ def evaluate(
     chunk_size: Optional[int] = None,
     device: Optional[torch.device] = None,
     log: bool = False,
+    process_group: Optional[Any] = None,
 ) -> Evaluation:
     r"""Rank head and tail of each triple of a split by the protocol of this package: filtered,
     both sides, realistic, one-based (see :meth:`rank`). A triple that the split holds twice
@@ -115,6 +117,10 @@ def evaluate(
             device of the module's parameters, for other scorers that of :obj:`data`).
         log (bool, optional): If set to :obj:`True`, will show a progress bar.
             (default: :obj:`False`)
+        process_group (torch.distributed.ProcessGroup, optional): Processes that share the
+            candidates, such as ``torch.distributed.group.WORLD``, see :meth:`rank`; all have to
+            call this, and all get the result. ``model.scorer(part, num_parts)`` is then asked for
+            the part of the process. (default: :obj:`None`, this process alone)
 
     Returns:
         Evaluation: Ranks and metrics, in total, by side, by relation, by relation class (one or
@@ -140,7 +146,7 @@ def evaluate(
     advice = "lower 'batch_size' or 'chunk_size', or 'hidden_channels' of the model"
     with _evaluating(model), explain_out_of_memory(f'ranking split {split!r}', advice):
         both = rank(
-            _as_scorer(model),
+            _as_scorer(model, process_group),
             torch.cat([tail_index, head_index]),
             torch.cat([rel_type + num_relations, rel_type]),
             torch.cat([head_index, tail_index]),
@@ -150,6 +156,7 @@ def evaluate(
             batch_size=batch_size,
             chunk_size=chunk_size,
             log=log,
+            process_group=process_group,
         )
 
     head_index, rel_type, tail_index = (x.cpu() for x in triples)
@@ -216,8 +223,10 @@ def _shared_modalities(data: HeteroData, head_index: Tensor,
     return group, names
 
 
-def _as_scorer(model: Any) -> Scorer:
-    scorer = model.scorer() if hasattr(model, 'scorer') else model
+def _as_scorer(model: Any, process_group: Optional[Any] = None) -> Scorer:
+    part = () if process_group is None else (dist.get_rank(process_group),
+                                             dist.get_world_size(process_group))
+    scorer = model.scorer(*part) if hasattr(model, 'scorer') else model
     if not callable(scorer):
         raise ValueError(f'{type(model).__name__!r} cannot be evaluated (expected a scorer '
                          f"'(head_index, rel_type, start, stop) -> scores' or an object with a "

@@ -1,12 +1,14 @@
 r"""The rank of each answer among all entities, found by counting."""
 from dataclasses import dataclass
-from typing import List, Optional, Protocol, Sequence, Tuple
+from typing import Any, List, Optional, Protocol, Sequence, Tuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
 from pyg_mmkgc.data import TripleIndex
+from pyg_mmkgc.data.share import bounds
 from pyg_mmkgc.data.triples import check_ids
 
 #: More queries in a batch than this gain nothing, and models may hold more than scores per query.
@@ -78,6 +80,7 @@ def rank(
     chunk_size: Optional[int] = None,
     max_elements: int = 2**26,
     log: bool = False,
+    process_group: Optional[Any] = None,
 ) -> Ranks:
     r"""Filtered, realistic, one-based ranks of the tails of :math:`(h, r, ?)`.
 
@@ -114,6 +117,9 @@ def rank(
             the default sizes follow. (default: :obj:`2**26`, 256 MiB of ``float32``)
         log (bool, optional): If set to :obj:`True`, will show a progress bar.
             (default: :obj:`False`)
+        process_group (torch.distributed.ProcessGroup, optional): Processes that share the
+            candidates: each scores an equal range of them for all queries, and the counts are
+            added up. All have to call this, with the same queries. (default: :obj:`None`)
 
     Returns:
         Ranks: On the CPU, in the order of the queries. They do not depend on
@@ -135,20 +141,25 @@ def rank(
         if size is not None and size < 1:
             raise ValueError(f'{name!r} needs to be at least 1 (got {size})')
     chunk_size = min(chunk_size or max_elements, num_entities)
+    if process_group is not None:  # The same in all processes, and so are batches.
+        chunk_size = min(chunk_size, -(-num_entities // dist.get_world_size(process_group)))
+    starts, chunks = _chunks(num_entities, chunk_size, process_group)
     device = head_index.device
     most = MAX_BATCH_SIZE_CPU if device.type == 'cpu' else MAX_BATCH_SIZE
     batch_size = batch_size or min(max(max_elements // chunk_size, 1), most)
     known, candidates = known.to(device), candidates.to(device)
     # Neighbours in this order have their answers in the same chunk, so that one chunk is enough
     # to find the scores of a batch's answers, and share relations, of which a scorer may profit:
-    order = torch.argsort(tail_index // chunk_size * (2 * known.num_relations) + rel_type,
-                          stable=True)
+    place = torch.bucketize(tail_index.contiguous(), starts.to(device), right=True) - 1
+    number = place % len(chunks)
+    order = torch.argsort(number * (2 * known.num_relations) + rel_type, stable=True)
     counts = torch.empty(3, head_index.numel(), dtype=torch.long, device=device)
     with tqdm(total=head_index.numel(), disable=not log, desc='Ranking', leave=False) as bar:
         for start in range(0, order.numel(), batch_size):
             batch = order[start:start + batch_size]
             counts[:, batch] = _count(scorer, head_index[batch], rel_type[batch],
-                                      tail_index[batch], known, candidates, chunk_size)
+                                      tail_index[batch], known, candidates, chunks, number[batch],
+                                      process_group)
             bar.update(batch.numel())
 
     above, ties, num_others = counts.cpu().unbind(0)
@@ -169,15 +180,34 @@ def _check_queries(head_index: Tensor, rel_type: Tensor, tail_index: Tensor, kno
     check_ids('tail_index', tail_index, num_entities)
 
 
-def _count(scorer: Scorer, head_index: Tensor, rel_type: Tensor, tail_index: Tensor,
-           known: TripleIndex, candidates: Tensor, chunk_size: int) -> Tensor:
-    r"""Of the other candidates of each query: how many are above the answer, how many tie with
-    it, and how many there are, ``[3, B]``."""
-    num_entities = known.num_entities
-    num_chunks = -(-num_entities // chunk_size)
+def _chunks(num_entities: int, chunk_size: int,
+            process_group: Optional[Any]) -> Tuple[Tensor, Sequence[Tuple[int, int]]]:
+    r"""The starts of the chunks of all processes, and the chunks of this one. Each has as many as
+    the others, since they score at the same time."""
+    if process_group is None:
+        starts = torch.arange(0, num_entities, chunk_size)
+        return starts, [(start, min(start + chunk_size, num_entities))
+                        for start in starts.tolist()]
+    size = dist.get_world_size(process_group)
+    if size > num_entities:
+        raise ValueError(f"'process_group' has {size} processes for {num_entities} entities")
+    parts = bounds(0, num_entities, size)
+    num_chunks = -(-max(stop - start for start, stop in parts) // chunk_size)
+    parts = [bounds(start, stop, num_chunks) for start, stop in parts]
+    return (torch.tensor([start for part in parts for start, _ in part]),
+            parts[dist.get_rank(process_group)])
 
+
+def _count(scorer: Scorer, head_index: Tensor, rel_type: Tensor, tail_index: Tensor,
+           known: TripleIndex, candidates: Tensor, chunks: Sequence[Tuple[int, int]],
+           number: Tensor, process_group: Optional[Any]) -> Tensor:
+    r"""Of the other candidates of each query: how many are above the answer, how many tie with
+    it, and how many there are, ``[3, B]``.
+
+    The answer of a query is in the chunk of this number, of this process or another one.
+    """
     def score(chunk: int) -> Tensor:
-        start, stop = chunk * chunk_size, min((chunk + 1) * chunk_size, num_entities)
+        start, stop = chunks[chunk]
         scores = scorer(head_index, rel_type, start, stop)  # [B, stop - start]
         if scores.shape != (head_index.numel(), stop - start):
             raise ValueError(f'The scorer returned shape {list(scores.shape)} for '
@@ -186,29 +216,32 @@ def _count(scorer: Scorer, head_index: Tensor, rel_type: Tensor, tail_index: Ten
         return scores
 
     def pick(scores: Tensor, chunk: int) -> Tuple[Tensor, Tensor]:
-        column = tail_index - chunk * chunk_size
+        column = tail_index - chunks[chunk][0]
         inside = (column >= 0) & (column < scores.size(1))
         return inside, scores.gather(1, column.clamp(0, scores.size(1) - 1).unsqueeze(-1))
 
     # Pass 1: the score of each answer, from the chunk that it is in.
-    first, last = int(tail_index.min()) // chunk_size, int(tail_index.max()) // chunk_size
+    first, last = int(number.min()), int(number.max())
     answer = scores = None
     for chunk in range(first, last + 1):
         scores = None  # Never two chunks in memory.
         scores = score(chunk)
         inside, picked = pick(scores, chunk)
-        answer = picked if answer is None else torch.where(inside.unsqueeze(-1), picked, answer)
+        answer = torch.zeros_like(picked) if answer is None else answer
+        answer = torch.where(inside.unsqueeze(-1), picked, answer)
+    if process_group is not None:  # Zero in all processes but one.
+        dist.all_reduce(answer, group=process_group)
 
     # Pass 2: the counts. It starts with the chunk that is still at hand, so that a single chunk
     # is scored once.
     counts = torch.zeros(3, head_index.numel(), dtype=torch.long, device=head_index.device)
     has_nan = torch.zeros_like(head_index, dtype=torch.bool)
     blocks = _blocks_of_answers(known, head_index, rel_type)
-    for chunk in [last, *range(last), *range(last + 1, num_chunks)]:
+    for chunk in [last, *range(last), *range(last + 1, len(chunks))]:
         if chunk != last:
             scores = None
             scores = score(chunk)
-        start, stop = chunk * chunk_size, chunk * chunk_size + scores.size(1)
+        start, stop = chunks[chunk]
         has_nan |= scores.amax(dim=-1).isnan()  # The maximum carries NaN on.
 
         is_candidate = candidates[start:stop]  # [stop - start]
@@ -233,6 +266,10 @@ def _count(scorer: Scorer, head_index: Tensor, rel_type: Tensor, tail_index: Ten
                                (picked == answer).squeeze(-1) & leaves,
                                leaves]).long()
 
+    if process_group is not None:
+        counts = torch.cat([counts, has_nan.long().unsqueeze(0)])
+        dist.all_reduce(counts, group=process_group)
+        counts, has_nan = counts[:3], counts[3] > 0
     if bool(has_nan.any()):
         row = int(has_nan.nonzero()[0, 0])
         raise ValueError(f'{int(has_nan.sum())} of {has_nan.numel()} queries in a batch have NaN '

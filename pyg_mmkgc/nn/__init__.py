@@ -27,6 +27,7 @@ from pyg_mmkgc.nn.models import (
     TransE,
     TuckER,
 )
+from pyg_mmkgc.nn.sharded_embedding import ShardedEmbedding
 
 __all__ = classes = [
     'CLUB',
@@ -53,6 +54,7 @@ __all__ = classes = [
     'NearestNeighbour',
     'RotatE',
     'RotatEDecoder',
+    'ShardedEmbedding',
     'StructureModel',
     'TransE',
     'TransEDecoder',

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 from torch_geometric.sampler import NegativeSampling
 
+from pyg_mmkgc.data.share import rand_rows
 from pyg_mmkgc.data.triples import TripleIndex, check_ids
 
 Endpoint = Literal['src', 'dst']
@@ -162,14 +163,14 @@ class TripleNegativeSampling(NegativeSampling):
 
         Both ends have probability one half here.
         """
-        u = torch.rand(rel_type.size(), generator=self._rng(rel_type.device),
-                       device=rel_type.device)
+        u = rand_rows(rel_type.size(), generator=self._rng(rel_type.device),
+                      device=rel_type.device)
         return u < 0.5
 
     def _draw(self, size: Tuple[int, ...], device: torch.device,
               original: Optional[Tensor] = None) -> Tensor:
         r"""Entities of shape :obj:`size`, other than :obj:`original` (broadcast against it)."""
-        u = torch.rand(size, dtype=torch.float64, generator=self._rng(device), device=device)
+        u = rand_rows(size, dtype=torch.float64, generator=self._rng(device), device=device)
         # `u < 1` times an integer below 2^53 never rounds up to that integer.
         if original is None:
             draw = (u * self.num_candidates).long()

@@ -2,6 +2,7 @@ r"""Negatives that replace the end which is less likely to give a true triple.""
 import torch
 from torch import Tensor
 
+from pyg_mmkgc.data.share import rand_rows
 from pyg_mmkgc.data.triples import check_ids
 from pyg_mmkgc.sampler.base import TripleNegativeSampling
 
@@ -79,8 +80,8 @@ class Bernoulli(TripleNegativeSampling):
 
     def side(self, rel_type: Tensor) -> Tensor:
         r"""Draw the end to replace by the relation's probability: True is the head."""
-        u = torch.rand(rel_type.size(), dtype=torch.double, generator=self._rng(rel_type.device),
-                       device=rel_type.device)
+        u = rand_rows(rel_type.size(), dtype=torch.double, generator=self._rng(rel_type.device),
+                      device=rel_type.device)
         return u < self.head_probability[rel_type]
 
     def _extra_repr(self) -> str:

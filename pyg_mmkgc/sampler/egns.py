@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyg_mmkgc.data.share import batch_rows, batch_sum, rand_rows
 from pyg_mmkgc.sampler.base import TripleNegativeSampling, _detach
 
 #: The largest entropy of a yes-or-no question, in nats.
@@ -175,7 +176,7 @@ class EGNS(TripleNegativeSampling):
             raise ValueError(f"The statistics of {self.__class__.__name__} live on "
                              f"'{self.cumulative.device}', the triples on '{device}' "
                              f"(call `.to('{device}')` first)")
-        u = torch.rand(size, dtype=torch.double, generator=self._rng(device), device=device)
+        u = rand_rows(size, dtype=torch.double, generator=self._rng(device), device=device)
         total = self.cumulative[-1]
         if original is None:
             draw = torch.searchsorted(self.cumulative[1:], u * total, right=True)
@@ -244,8 +245,8 @@ class EGNS(TripleNegativeSampling):
         weight = weight * valid
         if self.normalize:
             # All weights may be zero: class weight 0, or nothing left of the batch.
-            total = weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
-            weight = weight * (valid.sum() / total)
+            total = batch_sum(weight.sum()).clamp(min=torch.finfo(weight.dtype).tiny)
+            weight = weight * (batch_sum(valid.sum()) / total)
         return weight
 
     # Statistics ##############################################################
@@ -255,6 +256,8 @@ class EGNS(TripleNegativeSampling):
         r"""Take the entropies of a batch's negatives into the running ones.
 
         Scores that are NaN are left out, so that one bad step cannot spoil the statistics.
+        Processes that share a batch (:mod:`pyg_mmkgc.data.share`) all take in all of it, so that
+        their statistics stay the same.
 
         Args:
             neg_index (torch.Tensor): The negatives :math:`(B, n)`.
@@ -263,7 +266,8 @@ class EGNS(TripleNegativeSampling):
         """
         if neg_index.numel() == 0:
             return
-        entropy, valid = self._entropy(score, mask)
+        neg_index, score = batch_rows(neg_index), batch_rows(_detach(score))
+        entropy, valid = self._entropy(score, None if mask is None else batch_rows(mask))
         valid = valid & ~entropy.isnan()
         entropy = entropy.masked_fill(~valid, 0).to(self.running_entropy.dtype)
         # One sum gives entropy and number: their ratio is the mean without what is masked. Rows of

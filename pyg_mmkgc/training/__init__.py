@@ -1,6 +1,7 @@
 r"""The training loop, recipes, and runs with the folders that they leave."""
 from pyg_mmkgc.training.calibrate import calibrate
 from pyg_mmkgc.training.checkpoint import Checkpoints
+from pyg_mmkgc.training.distributed import LostProcessError, Processes, launch, world
 from pyg_mmkgc.training.fit import Fit
 from pyg_mmkgc.training.optim import RowAdagrad, RowAdam, RowSGD
 from pyg_mmkgc.training.plots import (
@@ -28,6 +29,8 @@ __all__ = classes = [
     'SAMPLERS',
     'Checkpoints',
     'Fit',
+    'LostProcessError',
+    'Processes',
     'Recipe',
     'RowAdagrad',
     'RowAdam',
@@ -42,6 +45,7 @@ __all__ = classes = [
     'find_recipe',
     'fingerprint',
     'get_recipe',
+    'launch',
     'load_recipe',
     'load_run',
     'plot_curves',
@@ -52,4 +56,5 @@ __all__ = classes = [
     'resume_run',
     'suspects',
     'train_run',
+    'world',
 ]

@@ -95,6 +95,8 @@ class Checkpoints:
         self.minutes = minutes
         self.options = json.loads(json.dumps(options or {}))
         self.stop = StopRequest() if stop is None else stop
+        #: The processes that train together, of which the first has the folder.
+        self.processes: Optional[Any] = None
         self.parts: Dict[str, Stateful] = {}
         self.kept: List[Path] = []
         self._found: Dict[str, Any] = self._newest() or {}
@@ -104,8 +106,11 @@ class Checkpoints:
         r"""Makes something a part of the checkpoints to come, in the place of what had this name,
         and gives it the state that was found, once."""
         self.parts[name] = part
-        if name in self._found:
-            part.load_state_dict(self._found.pop(name))
+        state = self._found.pop(name, None)
+        if self.processes is not None:
+            state = self.processes.same_state(state)
+        if state is not None:
+            part.load_state_dict(state)
 
     def __call__(self, epoch_ended: bool = False) -> None:
         r"""To be called between two steps: writes a checkpoint if it is time to.
@@ -116,9 +121,13 @@ class Checkpoints:
         Raises:
             KeyboardInterrupt: If a stop is requested, behind a last checkpoint.
         """
-        if self.folder is not None and (self.stop.requested or self._is_due(epoch_ended)):
+        due = self.folder is not None and self._is_due(epoch_ended)
+        stop, together = self.stop.requested, self.processes is not None
+        if together:  # All do what one of them has to.
+            due, stop = self.processes.any(due, stop)
+        if (due or stop) and (together or self.folder is not None):
             self.save()
-        if self.stop.requested:
+        if stop:
             raise KeyboardInterrupt
 
     def _is_due(self, epoch_ended: bool) -> bool:
@@ -131,10 +140,12 @@ class Checkpoints:
 
     def save(self) -> None:
         r"""Writes a checkpoint now. If it cannot be written, the earlier ones stay."""
-        number = 1 + max((int(path.stem) for path in self.kept), default=0)
-        path = self.folder / f'{number:06d}.safetensors'
         start = time.monotonic()
         state = {name: part.state_dict() for name, part in self.parts.items()}
+        if self.folder is None:
+            return  # It had a part in the state that another process writes.
+        number = 1 + max((int(path.stem) for path in self.kept), default=0)
+        path = self.folder / f'{number:06d}.safetensors'
         try:
             save_state({**state, '.options': self.options, '.machine': _machine()}, path)
             self.kept = [*self.kept, path][-NUM_KEPT:]
@@ -238,7 +249,7 @@ def save_state(state: Mapping[str, Any], path: PathLike) -> None:
         OSError: If it cannot be written; whatever was there is untouched.
     """
     tensors: Dict[str, Tensor] = {}
-    encoded = json.dumps(_pack(state, '', tensors))
+    encoded = json.dumps(pack(state, '', tensors))
     storages: set = set()
     tensors = {key: own(x.detach().cpu(), storages) for key, x in tensors.items()}
     tensors[JSON_KEY] = torch.frombuffer(bytearray(encoded.encode()), dtype=torch.uint8)
@@ -271,7 +282,7 @@ def load_state(path: PathLike) -> Dict[str, Any]:
                          f'{FORMAT!r}, got {found!r})')
     if found != FORMAT or stored != checksum(tensors):
         raise DamagedCheckpoint(f"'{path}' is damaged (its checksum does not match)")
-    return _unpack(json.loads(tensors[JSON_KEY].numpy().tobytes()), tensors)
+    return unpack(json.loads(tensors[JSON_KEY].numpy().tobytes()), tensors)
 
 
 @contextmanager
@@ -323,24 +334,26 @@ def lock_folder(path: PathLike) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _pack(value: Any, key: str, tensors: Dict[str, Tensor]) -> Any:
+def pack(value: Any, key: str, tensors: Dict[str, Tensor]) -> Any:
+    r"""A state as JSON can hold it; its tensors go into :obj:`tensors`."""
     if isinstance(value, Tensor):
         tensors[key] = value
         return {TENSOR_KEY: key}
     if isinstance(value, Mapping):
-        return {ITEMS_KEY: [[k, _pack(v, f'{key}/{k}', tensors)] for k, v in value.items()]}
+        return {ITEMS_KEY: [[k, pack(v, f'{key}/{k}', tensors)] for k, v in value.items()]}
     if isinstance(value, (list, tuple)):
-        return [_pack(v, f'{key}/{i}', tensors) for i, v in enumerate(value)]
+        return [pack(v, f'{key}/{i}', tensors) for i, v in enumerate(value)]
     return value
 
 
-def _unpack(value: Any, tensors: Dict[str, Tensor]) -> Any:
+def unpack(value: Any, tensors: Dict[str, Tensor]) -> Any:
+    r"""The state that :func:`pack` took apart."""
     if isinstance(value, list):
-        return [_unpack(v, tensors) for v in value]
+        return [unpack(v, tensors) for v in value]
     if isinstance(value, dict):
         if TENSOR_KEY in value:
             return tensors[value[TENSOR_KEY]]
-        return {k: _unpack(v, tensors) for k, v in value[ITEMS_KEY]}
+        return {k: unpack(v, tensors) for k, v in value[ITEMS_KEY]}
     return value
 
 

@@ -12,6 +12,7 @@ from pyg_mmkgc.data.io import PathLike
 from pyg_mmkgc.evaluation.memory import explain_out_of_memory
 from pyg_mmkgc.nn import KGModel
 from pyg_mmkgc.training.checkpoint import Checkpoints
+from pyg_mmkgc.training.distributed import launch
 from pyg_mmkgc.training.recipe import Recipe
 from pyg_mmkgc.training.trainer import TrainConfig, Trainer, TrainResult
 
@@ -66,6 +67,8 @@ class Fit:
                 has its best weights so far.
         """
         config = self.recipe.train_config()
+        processes = launch(config.device, config.devices, config.num_nodes, config.timeout_minutes)
+        self.checkpoints.processes = processes if processes.size > 1 else None
         self.checkpoints.attach('fit', self)
         spent = [split for split in dict.fromkeys([config.select, config.gate_split])
                  if split in split_names(self.data) and is_spent(self.data, split)]

@@ -133,11 +133,11 @@ def round_at_random(x: Tensor, dtype: torch.dtype) -> Tensor:
 
     Args:
         x (torch.Tensor): Numbers in single precision.
-        dtype (torch.dtype): The type to round to; single precision changes nothing.
+        dtype (torch.dtype): The type to round to; one that is not narrower changes nothing.
     """
-    if dtype == x.dtype:
-        return x
     info = torch.finfo(dtype)
+    if info.eps <= torch.finfo(x.dtype).eps:
+        return x.to(dtype)
     lowest = torch.frexp(torch.tensor(info.smallest_normal)).exponent
     # The distance between the two neighbours in the type, a power of two:
     unit = torch.ldexp(torch.full_like(x, info.eps / 2),

@@ -8,11 +8,12 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, NoReturn, Optional, Tuple, Union
 
 import torch
 import torch_geometric
@@ -35,8 +36,10 @@ from pyg_mmkgc.evaluation import Explanation, evaluate, explain, predict
 from pyg_mmkgc.evaluation.memory import OutOfMemoryError, explain_out_of_memory
 from pyg_mmkgc.nn import KGModel
 from pyg_mmkgc.nn.models.pretrained import load_weights, save_weights, write_pretrained
+from pyg_mmkgc.nn.sharded_embedding import ShardedEmbedding
 from pyg_mmkgc.training.calibrate import calibrate
 from pyg_mmkgc.training.checkpoint import Checkpoints, StopRequest, lock_folder, stop_signals
+from pyg_mmkgc.training.distributed import Processes, close, is_first_process, launch, world
 from pyg_mmkgc.training.fit import Fit
 from pyg_mmkgc.training.model_card import model_card
 from pyg_mmkgc.training.plots import (
@@ -60,6 +63,8 @@ CONFIG, HISTORY, WEIGHTS = 'config.yaml', 'history.jsonl', 'model.safetensors'
 METRICS, CURVES, MODALITY_WEIGHTS = 'metrics.json', 'curves.png', 'modality_weights.png'
 CHECKPOINTS = 'checkpoints'
 CALIBRATION, RELIABILITY = 'calibration.json', 'reliability.png'
+#: Options of the training that say how many processes share the work, and change no result.
+PROCESS_OPTIONS = ('devices', 'num_nodes', 'shard_tables', 'timeout_minutes')
 #: Room for everything in a run folder but the weights.
 SPARE_BYTES = 2**20
 
@@ -237,6 +242,7 @@ def train_run(
     epochs: Optional[int] = None,
     seed: Optional[int] = None,
     device: Optional[str] = None,
+    devices: Optional[int] = None,
     out: Optional[PathLike] = None,
     overrides: Overrides = (),
     dataset_options: Optional[Mapping[str, Any]] = None,
@@ -266,6 +272,10 @@ def train_run(
     with which :func:`resume_run` goes on after whatever ended it. Ctrl-C and SIGTERM write one more
     at the end of the step; a second Ctrl-C does not wait for that.
 
+    Several processes train together if there are several :obj:`devices`, or if `torchrun` has
+    started them. The first one writes all files, trains the baseline and returns; the others end
+    here, by :class:`SystemExit`, when the training does.
+
     Args:
         dataset (str or os.PathLike or GraphDataset, optional): The name of a dataset, a folder,
             or a dataset. (default: :obj:`"atlas"`)
@@ -279,6 +289,7 @@ def train_run(
             either. (default: as the recipes say)
         seed (int, optional): The seed. (default: as the recipe says)
         device (str, optional): ``'cpu'``, ``'cuda'`` or ``'auto'``. (default: as the recipe says)
+        devices (int, optional): Processes on each machine. (default: as the recipe says)
         out (str or os.PathLike, optional): The folder to make.
             (default: `runs/<model>-<dataset>-<seed>-<time>`)
         overrides (Mapping[str, Any] or Sequence[str], optional): Other values of options, see
@@ -295,28 +306,38 @@ def train_run(
         OSError: If it cannot be written.
         FloatingPointError: If the loss is not finite.
         MemoryError: If memory does not suffice; the message says what to lower.
+        LostProcessError: If another process has ended or does not answer.
     """
-    if out is not None:
-        _check_new(Path(out))
-    if profile is not None and Path(profile).exists():
-        raise FileExistsError(f"The profile '{profile}' exists and is not overwritten")
+    if is_first_process():
+        if out is not None:
+            _check_new(Path(out))
+        if profile is not None and Path(profile).exists():
+            raise FileExistsError(f"The profile '{profile}' exists and is not overwritten")
     dataset_options = dict(dataset_options or {})
+    explicit = {key: value for key, value in [
+        ('train.epochs', epochs), ('train.seed', seed), ('train.device', device),
+        ('train.devices', devices)] if value is not None}
+    processes = Processes()
     if isinstance(dataset, GraphDataset):
         if dataset_options:
             raise ValueError(f"'dataset_options' are for a dataset that is given by its name (got "
                              f'{dataset_options} and {dataset})')
     else:
         name = os.fspath(dataset)
-        load_recipe(model, name).override(overrides)  # What is wrong with them is found early.
+        # What is wrong with them is found early.
+        recipe = load_recipe(model, name).override(overrides).override(explicit)
         root, mirror = _absolute(root), _absolute(mirror)
-        dataset = get_dataset(name, root=root, mirror=mirror, **dataset_options)
+        processes = _launch(recipe)
+        with processes.first():
+            dataset = get_dataset(name, root=root, mirror=mirror, **dataset_options)
     data, name = dataset[0], _name(dataset)
-    explicit = {'train.epochs': epochs, 'train.seed': seed, 'train.device': device}
-    recipe = load_recipe(model, name).override(overrides).override(
-        {key: value for key, value in explicit.items() if value is not None})
+    recipe = load_recipe(model, name).override(overrides).override(explicit)
     _check_device(recipe.train_config().device)
+    processes = _launch(recipe)
     if 'test' not in split_names(data):
         raise ValueError(f"The data has no split 'test' (got {split_names(data)})")
+    if not processes.is_first:
+        _help(recipe, data)
     baseline = None if recipe.model['name'] == BASELINE else _baseline(recipe, name, epochs)
     config = {
         'name': name,
@@ -345,10 +366,11 @@ def train_run(
 
 def resume_run(path: PathLike, *, data: Optional[HeteroData] = None,
                root: Optional[PathLike] = None, mirror: Optional[PathLike] = None,
-               log: bool = False) -> Run:
+               devices: Optional[int] = None, log: bool = False) -> Run:
     r"""Go on with a run that was stopped, or killed, from its last checkpoint (from the beginning
     if there is none). On CPU, with the same number of threads, the result is bit for bit that of a
-    run which nothing has stopped.
+    run which nothing has stopped. Another number of processes than before may go on, see
+    :func:`train_run`; the result is then the same within rounding.
 
     Args:
         path (str or os.PathLike): The folder. That of a finished run is loaded, with a warning.
@@ -356,6 +378,7 @@ def resume_run(path: PathLike, *, data: Optional[HeteroData] = None,
             (default: :obj:`None`, loaded anew)
         root (str, optional): The folder of all datasets. (default: as in training)
         mirror (str, optional): See :func:`train_run`. (default: as in training)
+        devices (int, optional): Processes on each machine. (default: as in training)
         log (bool, optional): Whether to show progress bars. (default: :obj:`False`)
 
     Raises:
@@ -368,6 +391,8 @@ def resume_run(path: PathLike, *, data: Optional[HeteroData] = None,
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"There is no run folder '{path}'")
+    if not is_first_process():
+        _help_resume(path, data, root, mirror, devices)
     with stop_signals() as stop, lock_folder(path):
         config, recipe = _read_config(path / CONFIG)
         remove_temporaries(path)
@@ -385,6 +410,7 @@ def resume_run(path: PathLike, *, data: Optional[HeteroData] = None,
         _check_fingerprint(path / CONFIG, config['data'], data)
         with _telling_how_to_go_on(path):
             if config.get('result', {'interrupted': True})['interrupted']:
+                _launch(recipe, devices)
                 fit = Fit(recipe, data, log)
                 run = Run(path, config, fit.model, data, dataset=dataset)
                 logger.info('Going on with the training in %s', path)
@@ -472,6 +498,31 @@ def _baseline(recipe: Recipe, dataset: str, epochs: Optional[int]) -> Recipe:
     return baseline.override(overrides)
 
 
+def _launch(recipe: Recipe, devices: Optional[int] = None) -> Processes:
+    config = recipe.train_config()
+    devices, num_nodes = world(devices or config.devices, config.num_nodes)
+    return launch(config.device, devices, num_nodes, config.timeout_minutes)
+
+
+def _help(recipe: Recipe, data: HeteroData) -> NoReturn:
+    # All that a further process does: it trains, and the first one keeps what comes of it.
+    logging.getLogger(pyg_mmkgc.__name__).setLevel(logging.ERROR)  # The first one says it.
+    with stop_signals() as stop:
+        Fit(recipe, data, checkpoints=Checkpoints(stop=stop))()
+    sys.exit(0)  # After Ctrl-C, too: the first one has still to save.
+
+
+def _help_resume(path: Path, data: Optional[HeteroData], root: Optional[PathLike],
+                 mirror: Optional[PathLike], devices: Optional[int]) -> NoReturn:
+    config, recipe = _read_config(path / CONFIG)
+    if (path / METRICS).exists() or not config.get('result', {'interrupted': True})['interrupted']:
+        sys.exit(0)  # Nothing is left to train.
+    data = _run_dataset(config, root, mirror)[0] if data is None else data
+    _check_fingerprint(path / CONFIG, config['data'], data)
+    _launch(recipe, devices)
+    _help(recipe, data)
+
+
 def _complete(run: Run, fit: Fit, baseline: Optional[Recipe], stop: StopRequest,
               log: bool) -> None:
     # The training, from its beginning or its last checkpoint, and all that follows.
@@ -489,6 +540,7 @@ def _complete(run: Run, fit: Fit, baseline: Optional[Recipe], stop: StopRequest,
     _write_config(run.path, run.config)
     if not run.interrupted:
         shutil.rmtree(fit.checkpoints.folder, ignore_errors=True)
+    close()  # The other processes have nothing left to do.
     _conclude(run, baseline, stop, log)
 
 
@@ -511,6 +563,9 @@ def _conclude(run: Run, baseline: Optional[Recipe], stop: StopRequest, log: bool
 
 def _checkpoints(run: Run, name: str, recipe: Recipe, stop: StopRequest) -> Checkpoints:
     options = {part: recipe.to_dict()[part] for part in ('model', 'sampler', 'train')}
+    # Any number of processes may go on.
+    options['train'] = {key: value for key, value in options['train'].items()
+                        if key not in PROCESS_OPTIONS}
     return Checkpoints(run.path / CHECKPOINTS / name, recipe.train_config().checkpoint_minutes,
                        {**options, 'data': run.config['data']}, stop)
 
@@ -560,6 +615,8 @@ def _fit(run: Run, fit: Fit, history: _History) -> TrainResult:
     try:
         result = fit()
     except (FloatingPointError, OutOfMemoryError) as error:
+        if any(isinstance(table, ShardedEmbedding) for table in fit.model.entity_tables()):
+            raise  # Each process has a part of the weights.
         run.model = fit.model
         # Weights of an epoch that nobody looked at are as good as after Ctrl-C, or not finite.
         kept = fit.kept or isinstance(error, MemoryError) and len(run.history) > 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from inspect import signature
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Type
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Type
 
 import torch
 from lightning_fabric import Fabric, seed_everything
@@ -19,12 +19,15 @@ from tqdm import tqdm
 
 from pyg_mmkgc.data import EDGE, get_triples, split_names
 from pyg_mmkgc.data.io import PathLike, atomic_path
+from pyg_mmkgc.data.share import Share, sharing
 from pyg_mmkgc.evaluation import evaluate
 from pyg_mmkgc.nn.models import KGModel
 from pyg_mmkgc.nn.models.base import Prepared
+from pyg_mmkgc.nn.sharded_embedding import ShardedEmbedding
 from pyg_mmkgc.sampler import TripleLoader
 from pyg_mmkgc.training.checkpoint import Checkpoints, Generators, Parts
-from pyg_mmkgc.training.optim import ROW_OPTIMIZERS
+from pyg_mmkgc.training.distributed import Processes, ShardedParts, launch, local_device
+from pyg_mmkgc.training.optim import ROW_OPTIMIZERS, RowOptimizer
 
 try:
     import resource
@@ -82,6 +85,12 @@ class TrainConfig:
         seed (int): The seed of all generators.
         device (str): ``'cpu'``, ``'cuda'`` or ``'auto'``.
         precision (str): Precision as Lightning Fabric knows it, e.g. ``'bf16-mixed'``.
+        devices (int): Processes on each machine, each with a device of its own (on a CPU: with
+            its share of the cores), which take their shares of a batch of :obj:`batch_size`.
+        num_nodes (int): The number of machines.
+        shard_tables (bool): Whether the rows of entity tables are spread over the processes, for
+            tables larger than the memory of a device; for a ``'sampled'`` objective.
+        timeout_minutes (float): How long processes wait for each other.
     """
     epochs: int = 100
     batch_size: int = 1000
@@ -103,14 +112,18 @@ class TrainConfig:
     seed: int = 0
     device: str = 'auto'
     precision: str = '32-true'
+    devices: int = 1
+    num_nodes: int = 1
+    shard_tables: bool = False
+    timeout_minutes: float = 10.0
 
     def __post_init__(self):
         for name in ('epochs', 'batch_size', 'epoch_steps', 'eval_every', 'gate_steps',
-                     'patience'):
+                     'patience', 'devices', 'num_nodes'):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f'{name!r} needs to be at least 1 (got {value})')
-        for name in ('lr', 'dense_lr', 'gate_lr', 'checkpoint_minutes'):
+        for name in ('lr', 'dense_lr', 'gate_lr', 'checkpoint_minutes', 'timeout_minutes'):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f'{name!r} needs to be positive (got {value})')
@@ -162,6 +175,11 @@ class Trainer:
     those of :meth:`KGModel.alternating_parameters` take a step of Adam on
     :meth:`KGModel.alternating_loss` before each step of all others.
 
+    Several processes (:obj:`TrainConfig.devices`, or started by `torchrun`) do together what one
+    does with the same batches, within rounding: each computes the loss of its share of a batch,
+    gradients are added up, and all have the same weights at any time. They have to call
+    :meth:`fit` with the same arguments; :obj:`checkpoints` and :obj:`log` are those of the first.
+
     Args:
         config (TrainConfig, optional): How to train. (default: :class:`TrainConfig()`)
         log (bool, optional): Whether to show a progress bar. (default: :obj:`False`)
@@ -199,38 +217,57 @@ class Trainer:
             FloatingPointError: If the loss or a weight is not finite, or a part of the loss
                 explodes (it is ten thousand times the loss of the first step); names the part, the
                 epoch and the step. The model has its best weights so far.
+            LostProcessError: If another process has ended or does not answer.
         """
+        config = self.config
+        processes = launch(config.device, config.devices, config.num_nodes,
+                           config.timeout_minutes)
+        with processes.watch():
+            return self._fit(model, data, processes)
+
+    def _fit(self, model: KGModel, data: HeteroData, processes: Processes) -> TrainResult:
         config = self.config
         for name in ('select', 'gate_split'):
             split = getattr(config, name)
             if split is not None and split not in split_names(data):
                 raise ValueError(f'{name!r} names the unknown split {split!r} (expected one of '
                                  f'{split_names(data)})')
+        if config.shard_tables and model.objective != 'sampled':
+            raise ValueError(f"'shard_tables' needs 'objective' to be 'sampled' (got "
+                             f'{model.objective!r}): other losses look at all rows in each step')
         seed_everything(config.seed, verbose=False)
-        fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
+        fabric = Fabric(accelerator=config.device, devices=local_device(config.device, processes),
+                        precision=config.precision)
+        processes.same_tensors(list(model.state_dict(keep_vars=True).values()))
+        shards = processes.shard(model) if config.shard_tables else []
         model.to(fabric.device)
         if model.neg_sampling is not None:
             model.neg_sampling.to(fabric.device)
         learned = any(p.requires_grad for p in model.gates())  # Else kept as they are.
         model.held_out_gates = len(model.gates()) > 0 and (config.gate_split is not None
                                                            or not learned)
-        steps = _Steps(fabric, model, config)
-        gates = (_Gates(fabric, model, config, self._loader(data, config.gate_split, fabric))
+        steps = _Steps(fabric, model, config, processes)
+        gates = (_Gates(fabric, model, config, processes,
+                        self._loader(data, config.gate_split, fabric))
                  if model.held_out_gates and learned else None)
         loader = self._loader(data, 'train', fabric)
         # Pass after pass, of which an epoch takes some batches:
         batches = chain.from_iterable(repeat(loader))
         num_steps = min(config.epoch_steps or len(loader), len(loader))
         average, best = _Average(model, config.average), _Best(model)
-        progress = _Progress(model)
+        progress = _Progress(model, processes)
         parts = {'model': model, 'steps': steps, 'loader': loader, 'gates': gates,
                  'neg_sampling': model.neg_sampling, 'average': average, 'best': best,
                  'progress': progress, 'generators': Generators(fabric.device)}
-        self.checkpoints.attach('training', Parts({name: part for name, part in parts.items()
-                                                   if part is not None}))
-        history, interrupted = progress.history, False
+        whole = Parts({name: part for name, part in parts.items() if part is not None})
+        if shards:
+            whole = ShardedParts(whole, model, shards, steps.row_optimizers, processes)
+        self.checkpoints.processes = processes if processes.size > 1 else None
+        self.checkpoints.attach('training', whole)
+        group = {} if processes.group is None else {'process_group': processes.group}
+        history, interrupted, together = progress.history, False, False
         bar = tqdm(total=config.epochs, initial=len(history), desc='Training', unit='epoch',
-                   disable=not self.log)
+                   disable=not (self.log and processes.is_first))
         try:
             with self.checkpoints.stop:
                 while not self._is_done(progress, best):
@@ -241,6 +278,9 @@ class Trainer:
                         entry['gate_loss'] = gates()
                         progress.check({'gate_loss': entry['gate_loss']}, progress.num_steps)
                     progress.check_weights()
+                    # What is kept of a batch but not learned is that of the first share.
+                    processes.same_tensors([x for x in model.state_dict(keep_vars=True).values()
+                                            if not isinstance(x, torch.nn.Parameter)])
                     average.update()
                     if config.select is None:
                         with average:
@@ -248,7 +288,7 @@ class Trainer:
                     elif epoch % config.eval_every == 0 or epoch == config.epochs:
                         start = time.perf_counter()
                         with average:
-                            entry['val_mrr'] = evaluate(model, data, config.select).mrr
+                            entry['val_mrr'] = evaluate(model, data, config.select, **group).mrr
                             best.offer(entry['val_mrr'], epoch)
                         entry['select_seconds'] = time.perf_counter() - start
                     if resource is not None or fabric.device.type == 'cuda':
@@ -260,13 +300,19 @@ class Trainer:
                     bar.set_postfix(loss=f'{entry["loss"]:.4f}', **(
                         {} if best.mrr is None else {'val_mrr': f'{best.mrr:.4f}'}))
                     self.checkpoints(epoch_ended=True)
+            together = True
         except KeyboardInterrupt:
             logger.warning('Interrupted; the best weights so far are kept')
-            interrupted = True
+            interrupted = together = True
+        except FloatingPointError:
+            together = True
+            raise
         finally:
             steps.close()
             # First of all, since closing the bar fails where nobody reads stderr any more:
             best.restore()
+            if together:  # Else some process is elsewhere.
+                processes.unshard(model, shards)
             bar.close()
         model.eval()
         return TrainResult(history, best.epoch, best.mrr, interrupted)
@@ -291,9 +337,12 @@ class Trainer:
         with _profile(self.profile if progress.epoch == 1 else None) as profiled:
             for batch in batches:
                 start = end
-                prepared = model.prepare(*batch)
-                middle = time.perf_counter()
-                progress.add(steps(batch, prepared), batch[0].numel())
+                share = steps.processes.share(batch[0].numel())
+                own = batch if share is None else [x[share.rows] for x in batch]
+                with sharing(share):
+                    prepared = model.prepare(*own)
+                    middle = time.perf_counter()
+                    progress.add(steps(own, prepared, share), batch[0].numel())
                 profiled(progress.num_steps)
                 # What the loader takes counts as preparation, too.
                 end = time.perf_counter()
@@ -312,8 +361,8 @@ class _Progress:
     r"""Where a training stands: the epochs that are done, and the sums of the one under way."""
     _state = ('history', 'bound', 'num_steps', 'num_triples', 'totals', 'seconds')
 
-    def __init__(self, model: KGModel):
-        self.model = model
+    def __init__(self, model: KGModel, processes: Optional[Processes] = None):
+        self.model, self.processes = model, processes or Processes()
         self.history: List[Dict[str, Any]] = []
         self.bound: Optional[float] = None
         self._new_epoch()
@@ -341,7 +390,8 @@ class _Progress:
         steps, self._values = self._values, []
         if not steps:
             return
-        values = iter(torch.stack([x for step in steps for x in step.values()]).tolist())
+        values = torch.stack([x for step in steps for x in step.values()])
+        values = iter(self.processes.add(values).tolist())
         for number, step in enumerate(steps, self.num_steps - len(steps) + 1):
             for name, value in self.check(dict(zip(step, values, strict=False)), number).items():
                 self.totals[name] = self.totals.get(name, 0.0) + value
@@ -364,9 +414,10 @@ class _Progress:
         r"""Raises an error if a weight is not finite."""
         weights = {name: p.detach() for name, p in self.model.named_parameters() if p.numel() > 0}
         # The extremes of a table with a NaN are NaN, and take no memory.
-        finite = torch.stack([torch.stack(p.aminmax()).isfinite().all()
-                              for p in weights.values()]).tolist()
-        bad = [name for name, good in zip(weights, finite, strict=True) if not good]
+        lost = torch.stack([~torch.stack(p.aminmax()).isfinite().all()
+                            for p in weights.values()]).long()
+        lost = self.processes.add(lost).tolist()  # Of a table, others may have other rows.
+        bad = [name for name, count in zip(weights, lost, strict=True) if count > 0]
         if bad:
             self._fail(f"the weights are not finite: {', '.join(bad)}", self.num_steps)
 
@@ -398,8 +449,10 @@ class _Progress:
 
 class _Steps:
     r"""One optimisation step over all groups of parameters."""
-    def __init__(self, fabric: Fabric, model: KGModel, config: TrainConfig):
+    def __init__(self, fabric: Fabric, model: KGModel, config: TrainConfig,
+                 processes: Optional[Processes] = None):
         self.fabric, self.model, self.config = fabric, model, config
+        self.processes = processes or Processes()
         tables, alternating = model.tables(), model.alternating_parameters()
         apart = {id(p) for p in [*alternating, *(model.gates() if model.held_out_gates else [])]}
         tables = [p for p in tables if id(p) not in apart]
@@ -424,29 +477,59 @@ class _Steps:
         if alternating:
             self.alternating = torch.optim.Adam(alternating, lr=config.dense_lr,
                                                 **_fused(torch.optim.Adam, alternating))
+        #: The places of the optimisers whose states have a row for each entity.
+        self.row_optimizers = [i for i, optimizer in enumerate(self.main)
+                               if isinstance(optimizer, RowOptimizer)]
+        # The gradient of a shard has come together where its rows are.
+        self.shards = [table.weight for table in self.sparse
+                       if isinstance(table, ShardedEmbedding)]
+        apart = {id(p) for p in self.shards}
+        self.replicated = [p for p in self._params(self.main) if id(p) not in apart]
 
-    def __call__(self, batch: Tuple[Tensor, Tensor, Tensor],
-                 prepared: Prepared) -> Dict[str, Tensor]:
+    def __call__(self, batch: Sequence[Tensor], prepared: Prepared,
+                 share: Optional[Share] = None) -> Dict[str, Tensor]:
         if self.alternating is not None:
             self.alternating.zero_grad()
             with self.fabric.autocast():
                 loss = self.model.alternating_loss()
-            self.fabric.backward(loss)
+            self.fabric.backward(_weighed(loss, share))
+            self.processes.add_up(self._params([self.alternating]))
             self.alternating.step()
         for optimizer in self.main:
             optimizer.zero_grad()
         parts: Dict[str, Tensor] = {}
         with self.fabric.autocast():
             loss = self.model.loss(*batch, log=parts, prepared=prepared)
-        self.fabric.backward(loss)
+        self.fabric.backward(_weighed(loss, share))
+        self.processes.add_up(self.replicated)
+        self.processes.same_random_numbers(loss.device)
         if self.config.grad_clip is not None:
-            # Not of all parameters: what another optimiser steps may have gradients of its own.
-            torch.nn.utils.clip_grad_norm_(
-                [_gradient(p) for optimizer in self.main for group in optimizer.param_groups
-                 for p in group['params']], self.config.grad_clip)
+            self._clip(self.config.grad_clip)
         for optimizer in self.main:
             optimizer.step()
-        return {'loss': loss.detach(), **parts}
+        if self.shards:  # Rounding drew numbers for the rows of this process.
+            self.processes.same_random_numbers(loss.device)
+        return {name: _weighed(x, share) for name, x in {'loss': loss.detach(), **parts}.items()}
+
+    def _clip(self, most: float) -> None:
+        # Not of all parameters: what another optimiser steps may have gradients of its own.
+        params = [_gradient(p) for p in self._params(self.main)]
+        if not self.shards:
+            torch.nn.utils.clip_grad_norm_(params, most)
+            return
+        squares = [torch.stack([_gradient(p).grad.float().square().sum() for p in group
+                                if p.grad is not None] or [params[0].new_zeros(())]).sum()
+                   for group in (self.replicated, self.shards)]
+        norm = (squares[0] + self.processes.add(squares[1])).sqrt()
+        factor = (most / (norm + 1e-6)).clamp(max=1)
+        for p in params:
+            if p.grad is not None:
+                p.grad.mul_(factor)
+
+    @staticmethod
+    def _params(optimizers: Sequence[Optimizer]) -> List[Tensor]:
+        return [p for optimizer in optimizers for group in optimizer.param_groups
+                for p in group['params']]
 
     def state_dict(self) -> List[Dict[str, Any]]:
         return [optimizer.state_dict() for optimizer in self._optimizers()]
@@ -462,6 +545,10 @@ class _Steps:
         r"""Leave the model with the dense gradients that it came with."""
         for table in self.sparse:
             table.sparse = False
+
+
+def _weighed(x: Tensor, share: Optional[Share]) -> Tensor:
+    return x if share is None else x * share.weight
 
 
 def _fused(optimizer: Type[Optimizer], params: List[Tensor]) -> Dict[str, bool]:
@@ -483,22 +570,28 @@ def _gradient(p: Tensor) -> Tensor:
 
 class _Gates:
     r"""The steps of the weights of modalities on held-out triples."""
-    def __init__(self, fabric: Fabric, model: KGModel, config: TrainConfig, loader: TripleLoader):
+    def __init__(self, fabric: Fabric, model: KGModel, config: TrainConfig, processes: Processes,
+                 loader: TripleLoader):
         self.fabric, self.model, self.steps = fabric, model, config.gate_steps
+        self.processes = processes
         self.optimizer = torch.optim.Adam(model.gates(), lr=config.gate_lr)
         self.loader = loader
         self.batches = chain.from_iterable(repeat(loader))
 
     def __call__(self) -> float:
-        total = 0.0
+        total = torch.zeros((), device=self.model.seen.device)
         for batch in islice(self.batches, self.steps):
             self.optimizer.zero_grad()
-            with self.fabric.autocast():
-                loss = self.model.gate_loss(*batch)
+            share = self.processes.share(batch[0].numel())
+            own = batch if share is None else [x[share.rows] for x in batch]
+            with sharing(share), self.fabric.autocast():
+                loss = self.model.gate_loss(*own)
+            loss = _weighed(loss, share)
             self.fabric.backward(loss)
+            self.processes.add_up(self.model.gates())
             self.optimizer.step()
             total = total + loss.detach()
-        return float(total) / self.steps
+        return float(self.processes.add(total)) / self.steps
 
     def state_dict(self) -> Dict[str, Any]:
         return {'optimizer': self.optimizer.state_dict(), 'loader': self.loader.state_dict()}

@@ -9,6 +9,7 @@ from torch_geometric.nn.kge.loader import KGTripletLoader
 
 from pyg_mmkgc.data import EDGE, TripleIndex, build_index, get_triples, seen_entities
 from pyg_mmkgc.data.hetero import HAS_LOOPS, triples_of
+from pyg_mmkgc.data.share import batch_mean, bounds
 from pyg_mmkgc.evaluation import (
     Ranks,
     TriplePredictions,
@@ -19,6 +20,7 @@ from pyg_mmkgc.evaluation import (
 from pyg_mmkgc.nn.decoders.base import Decoder, Part
 from pyg_mmkgc.nn.models.pretrained import Pretrained
 from pyg_mmkgc.nn.reduction import Answers, Pairs
+from pyg_mmkgc.nn.sharded_embedding import ShardedEmbedding
 
 OBJECTIVES = ('softmax', 'bce', 'sampled')
 #: Types of the numbers of a table of entities; None is torch's default.
@@ -73,7 +75,10 @@ def entity_table(num_entities: int, channels: int, dtype: str, objective: str) -
 
 def look_up(table: Embedding, index: Optional[Tensor] = None) -> Tensor:
     r"""Rows of a table, all if none are named, in single precision at least."""
-    x = table.weight if index is None else table(index)
+    if index is not None:
+        x = table(index)
+    else:
+        x = table.whole() if isinstance(table, ShardedEmbedding) else table.weight
     return x.to(torch.promote_types(x.dtype, torch.float))
 
 
@@ -293,20 +298,31 @@ class KGModel(Pretrained, torch.nn.Module):
         """
         return self.scorer()(head_index, rel_type, 0, self.num_entities)
 
-    def scorer(self) -> Callable[[Tensor, Tensor, int, int], Tensor]:
+    def scorer(self, part: int = 0,
+               num_parts: int = 1) -> Callable[[Tensor, Tensor, int, int], Tensor]:
         r"""A function ``(head_index, rel_type, start, stop)`` that scores a range of candidates,
-        with everything that does not depend on the query computed once."""
-        encoded, table = None, None
+        with everything that does not depend on the query computed once.
+
+        Args:
+            part (int, optional): The part of the candidates that will be asked for, if several
+                processes share them (:func:`~pyg_mmkgc.data.share.bounds`). (default: :obj:`0`)
+            num_parts (int, optional): The number of parts. (default: :obj:`1`)
+        """
+        encoded, table, first = None, None, 0
         if torch.is_grad_enabled() or self.num_entities <= ENCODE_CHUNK:
             encoded = self.encode()
             table = self.candidate_vectors(encoded)
         else:  # Then heads are encoded when they are asked for.
-            for index in torch.arange(self.num_entities, device=self.seen.device).split(
-                    ENCODE_CHUNK):
-                part = self.candidate_vectors(self.encode(index))
+            parts = bounds(0, self.num_entities, num_parts)
+            first, end = parts[part]
+            # As many steps in each process, since a table may be sharded.
+            num_chunks = -(-max(stop - start for start, stop in parts) // ENCODE_CHUNK)
+            for start, stop in bounds(first, end, num_chunks):
+                rows = self.candidate_vectors(self.encode(
+                    torch.arange(start, stop, device=self.seen.device)))
                 if table is None:
-                    table = part.new_empty(self.num_entities, part.size(1))
-                table[index] = part
+                    table = rows.new_empty(end - first, rows.size(1))
+                table[start - first:stop - first] = rows
 
         scores = self.decoder.scorer(table)
 
@@ -315,7 +331,8 @@ class KGModel(Pretrained, torch.nn.Module):
             if rows is None:
                 rows, row = self.encode(head_index), torch.arange(head_index.numel(),
                                                                   device=head_index.device)
-            out = scores(self.head_vectors(rows, row, rel_type), rel_type, start, stop)
+            out = scores(self.head_vectors(rows, row, rel_type), rel_type, start - first,
+                         stop - first)
             if not self.exclude_loops:
                 return out
             # One number of each row, whichever there is if its own entity is none of these.
@@ -462,7 +479,7 @@ class KGModel(Pretrained, torch.nn.Module):
             bias = self._gate_bias(head_index, rel_type, tail_row, index, score)
             valid = bias.gather(1, tail_row.unsqueeze(1)).squeeze(1) == 0
             loss = torch.nn.functional.cross_entropy(score + bias, tail_row, reduction='none')
-            return (loss * valid).sum() / valid.sum().clamp(min=1)
+            return batch_mean((loss * valid).sum(), valid.sum())
         finally:
             self.train(mode)
 
@@ -516,7 +533,7 @@ class KGModel(Pretrained, torch.nn.Module):
             valid = part.has_query & allowed[tail_index]
             loss, scores = self._full_loss(part, allowed, pairs, row.numel(), prepared.answers)
             key = self.objective if len(parts) == 1 else f'{self.objective}_{name}'
-            losses[key] = (loss * valid).sum() / valid.sum().clamp(min=1)
+            losses[key] = batch_mean((loss * valid).sum(), valid.sum())
             picked[name] = None if index is None else scores.view_as(index)
         if index is None:
             return losses, None
@@ -544,8 +561,8 @@ class KGModel(Pretrained, torch.nn.Module):
         mask, pos_score, neg_score = prepared.neg_mask, scores[:, 0], scores[:, 1:]
         weight = self.neg_sampling.weight(neg_score, mask)
         self.neg_sampling.update(prepared.neg_index, neg_score, mask)
-        loss = (weight * torch.nn.functional.softplus(neg_score)).sum() / mask.sum().clamp(min=1)
-        return torch.nn.functional.softplus(-pos_score).mean() + loss
+        loss = (weight * torch.nn.functional.softplus(neg_score)).sum()
+        return torch.nn.functional.softplus(-pos_score).mean() + batch_mean(loss, mask.sum())
 
     def loader(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor,
                **kwargs) -> KGTripletLoader:

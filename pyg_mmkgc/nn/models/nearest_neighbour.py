@@ -98,7 +98,8 @@ class NearestNeighbour(MultiModalModel):
     def forward(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor) -> Tensor:
         return self.score_all(head_index, rel_type).gather(1, tail_index.unsqueeze(1)).squeeze(1)
 
-    def scorer(self) -> Callable[[Tensor, Tensor, int, int], Tensor]:
+    def scorer(self, part: int = 0,
+               num_parts: int = 1) -> Callable[[Tensor, Tensor, int, int], Tensor]:
         known = self.train_known
         if known is None:
             raise ValueError('the model knows no graph to look neighbours up in; build it by '
