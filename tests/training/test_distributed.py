@@ -349,7 +349,7 @@ def test_a_lost_process_ends_the_run_which_goes_on_with_another_number(tmp_path)
     options = ['train', '--dataset', tmp_path / 'graph', '--model', 'complex', '--device', 'cpu',
                '--epochs', '3']
     for option in ('model.hidden_channels=8', 'train.batch_size=64', 'train.eval_every=1',
-                   'train.checkpoint_minutes=1.0e-9', 'train.timeout_minutes=0.5'):
+                   'train.checkpoint_minutes=1.0e-9', 'train.timeout_minutes=4.0'):
         options += ['--set', option]
     begin = time.monotonic()
     done = run(*options, '--devices', '2', '--out', tmp_path / 'run', LOST='1:14')
