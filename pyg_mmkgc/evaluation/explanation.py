@@ -224,7 +224,8 @@ def explain(model: Any, data: HeteroData, head: Union[str, int], relation: Union
         row, ranks = question.ask(model)
         score = row.masked_fill(~question.allowed.to(row.device), float('-inf'))
         if temperature is not None:
-            probability = filtered_softmax(score / temperature, data, triple[0], triple[1])
+            probability = filtered_softmax((score / temperature).unsqueeze(0), data, triple[0],
+                                           triple[1])[0]
         else:
             probability = score.softmax(0) if model.objective == 'softmax' else score.sigmoid()
         parts = model.contributions(*triple)

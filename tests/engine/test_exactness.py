@@ -120,6 +120,11 @@ def as_complex(x):
 
 def plain_scores(decoder, head, rel_type, tails):
     """`s(h, r, t)` of heads `[B, C]` and tails `[N, C]`, by the formula of the paper."""
+    score = plain_scores_without_bias(decoder, head, rel_type, tails)
+    return score if decoder.bias is None else score + decoder.bias
+
+
+def plain_scores_without_bias(decoder, head, rel_type, tails):
     head, tails = head.unsqueeze(1), tails.unsqueeze(0)
     relation = decoder.rel_emb.weight[rel_type].unsqueeze(1)
     if isinstance(decoder, ComplExDecoder):

@@ -181,11 +181,9 @@ class JointDecision(torch.nn.Module):
                candidates: Tensor) -> Tensor:
         r"""What :meth:`score_all` returns, in one piece, from what makes the scores of a
         decoder, :math:`(B, N)`."""
-        out = self._decide((score_all(decoder, q, t), gate.unsqueeze(1) * has)
-                           for decoder, (q, gate), (t, has) in zip(
-                               self.decoders.values(), self._split(query),
-                               self._split(candidates), strict=True))
-        return out if self.average else out + self._last(query) @ self._last(candidates).t()
+        scores = [score_all(decoder, q, t) for decoder, (q, _), (t, _) in zip(
+            self.decoders.values(), self._split(query), self._split(candidates), strict=True)]
+        return self._decide(scores, query.unsqueeze(1), self._last(candidates))
 
     def _add_scores(self, query: Tensor, candidates: Tensor, out: Tensor) -> None:
         # In one piece: column by column, they would be read from all over the candidates.
