@@ -4,9 +4,9 @@ r"""ogbl-wikikg2 by the protocol of its leaderboard: ComplEx with sampled losses
     python examples/ogb_wikikg2.py --root datasets
     python examples/ogb_wikikg2.py --smoke    # seconds, on a random stand-in
 
-The first line downloads the benchmark and builds it; nothing else here uses the network. NOT MEASURED:
-the real files were not at hand. `--smoke` writes a small random graph in their layout and shows
-that the pipeline runs; its numbers mean nothing, and no option was tuned.
+The first line downloads the benchmark and builds it; nothing else here uses the network. NOT
+MEASURED: the real files were not at hand. `--smoke` writes a small random graph in their layout and
+shows that the pipeline runs; its numbers mean nothing, and no option was tuned.
 """
 import argparse
 import gzip
