@@ -19,6 +19,7 @@ PYKEEN = ['pykeen>=1.11']
 TUNE = ['optuna>=4']
 TEST = ['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff'] + RDF + AUDIO + IMAGE + VIDEO + TUNE
 DOCS = ['sphinx>=7', 'furo', 'myst-parser']
+CHECK = ['mypy', 'types-PyYAML', 'pip-audit', 'setuptools>=69']
 
 setup(
     name='pyg-mmkgc',
@@ -60,7 +61,8 @@ setup(
         'tune': TUNE,
         'test': TEST,
         'docs': DOCS,
-        'dev': TEST + DOCS,
+        'check': CHECK,
+        'dev': TEST + DOCS + CHECK,
     },
     entry_points={'console_scripts': ['pyg-mmkgc = pyg_mmkgc.cli:main']},
     classifiers=[

@@ -85,12 +85,12 @@ def predict(
     num_entities, num_relations = data['entity'].num_nodes, data[EDGE].num_relations
     labels = data['entity'].label
     entity = find_label('entity', labels, head if tail is None else tail)
-    rel_type = find_label('relation', data[EDGE].label, relation)
+    relation_id = find_label('relation', data[EDGE].label, relation)
     if tail is not None:
-        rel_type += num_relations
+        relation_id += num_relations
     device = _device(model)
     head_index = torch.tensor([entity], device=device)
-    rel_type = torch.tensor([rel_type], device=device)
+    rel_type = torch.tensor([relation_id], device=device)
 
     with _evaluating(model):
         score = model.scorer()(head_index, rel_type, 0, num_entities)[0]  # [N]
@@ -170,10 +170,10 @@ def _filtered_softmax(score: Tensor, data: HeteroData, head_index: Tensor,
                       rel_type: Tensor) -> Tensor:
     # The setting that the temperature was fitted in.
     known = build_index(data, known_splits(data, 'train'))
-    _, known = known.answers(head_index.cpu(), rel_type.cpu())
-    rest = score.index_fill(0, known.to(score.device), float('-inf')).logsumexp(0)
+    _, answers = known.answers(head_index.cpu(), rel_type.cpu())
+    rest = score.index_fill(0, answers.to(score.device), float('-inf')).logsumexp(0)
     own = torch.zeros_like(score, dtype=torch.bool)
-    own[known.to(score.device)] = True
+    own[answers.to(score.device)] = True
     return (score - torch.where(own, torch.logaddexp(score, rest), rest)).exp()
 
 

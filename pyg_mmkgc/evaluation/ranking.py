@@ -1,6 +1,6 @@
 r"""The rank of each answer among all entities, found by counting."""
 from dataclasses import dataclass
-from typing import List, Optional, Protocol, Sequence, Tuple
+from typing import Any, List, Optional, Protocol, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class Ranks:
                    torch.cat([part.pessimistic for part in parts]),
                    torch.cat([part.num_candidates for part in parts]))
 
-    def __getitem__(self, index) -> 'Ranks':
+    def __getitem__(self, index: Any) -> 'Ranks':
         return Ranks(self.optimistic[index], self.pessimistic[index], self.num_candidates[index])
 
     def __len__(self) -> int:

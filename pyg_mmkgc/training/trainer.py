@@ -104,7 +104,7 @@ class TrainConfig:
     device: str = 'auto'
     precision: str = '32-true'
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ('epochs', 'batch_size', 'epoch_steps', 'eval_every', 'gate_steps',
                      'patience'):
             value = getattr(self, name)

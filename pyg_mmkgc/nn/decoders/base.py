@@ -71,7 +71,7 @@ class Decoder(torch.nn.Module):
         self.relation_channels = relation_channels
         self.rel_emb = Embedding(2 * num_relations, relation_channels)
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         self.rel_emb.reset_parameters()
 
