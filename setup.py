@@ -22,6 +22,7 @@ BROWSER = ['playwright>=1.40', 'axe-playwright-python>=0.1.4']
 TEST = (['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff'] + RDF + AUDIO + IMAGE + VIDEO + TUNE
         + FAISS)
 DOCS = ['sphinx>=7', 'furo', 'myst-parser']
+CHECK = ['mypy', 'types-PyYAML', 'pip-audit', 'setuptools>=69']
 
 setup(
     name='pyg-mmkgc',
@@ -67,7 +68,8 @@ setup(
         'browser': BROWSER,
         'test': TEST,
         'docs': DOCS,
-        'dev': TEST + DOCS + BROWSER,
+        'check': CHECK,
+        'dev': TEST + DOCS + BROWSER + CHECK,
     },
     entry_points={'console_scripts': ['pyg-mmkgc = pyg_mmkgc.cli:main']},
     classifiers=[

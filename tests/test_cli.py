@@ -224,6 +224,39 @@ def test_help_shows_defaults_and_an_example(name, defaults):
     command.make_context(name, arguments)  # Parses, so its options are there.
 
 
+@pytest.mark.parametrize('name', sorted(main.commands))
+def test_help_of_every_command(name):
+    text = invoke(name, '--help').stdout
+    called, *arguments = shlex.split(text.split('Example:')[1].split('>')[0])[1:]
+    assert called == name
+    command = main.commands[name]
+    command.make_context(name, arguments)  # Parses, so its options are there.
+    parts = re.split(r'^  (?=-)', text, flags=re.MULTILINE)
+    for option in command.params:
+        # (A number without a default is none that an example could leave out unsaid.)
+        if option.param_type_name == 'option' and isinstance(option.default, (str, int, float)) \
+                and not option.is_flag:
+            part, = (part for part in parts if part.startswith(f'{option.opts[0]} '))
+            assert '[default:' in part, option.name
+
+
+@pytest.mark.parametrize('shell, says', [('bash', 'complete -o nosort -F'), ('zsh', '#compdef'),
+                                         ('fish', 'complete --no-files')])
+def test_shell_completion(shell, says):
+    # click's own, which documentation names; the variable follows from the name of the program.
+    def run(**variables):
+        return subprocess.run(
+            [sys.executable, '-c', "from pyg_mmkgc.cli import main; main(prog_name='pyg-mmkgc')"],
+            env={**os.environ, **variables}, text=True, capture_output=True, check=False)
+
+    script = run(_PYG_MMKGC_COMPLETE=f'{shell}_source')
+    assert says in script.stdout, script.stderr
+    if shell == 'fish':
+        found = run(_PYG_MMKGC_COMPLETE='fish_complete', COMP_WORDS='pyg-mmkgc ev',
+                    COMP_CWORD='ev')
+        assert found.stdout.startswith('plain,evaluate')
+
+
 def test_help_names_all_commands():
     assert set(main.commands) == {'audit', 'compare', 'doctor', 'evaluate', 'explain', 'export',
                                   'init', 'neighbours',

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
-EXAMPLE = ROOT / 'examples' / 'mocme_link_prediction.py'
+EXAMPLES = sorted((ROOT / 'examples').glob('*.py'))
 EPOCHS = re.compile(r'range\(\d+\)')
 
 
@@ -43,10 +43,13 @@ def test_loop_is_short_and_uses_public_names():
         assert set(names.split(', ')) <= set(public), module
 
 
-def test_example_is_short_and_names_its_options():
-    source = EXAMPLE.read_text(encoding='utf-8')
+@pytest.mark.parametrize('path', EXAMPLES, ids=lambda path: path.stem)
+def test_example_is_short_and_names_its_options(path):
+    source = path.read_text(encoding='utf-8')
     assert len(source.splitlines()) <= 100
-    shown = set(re.findall(r'--\w+', source.split('"""')[1]))
+    calls = re.findall(rf'examples/{path.name}(.*)$', source.split('"""')[1], re.MULTILINE)
+    shown = {option for call in calls for option in re.findall(r'--\w+', call)}
+    assert '--smoke' in shown
     assert shown <= set(re.findall(r"add_argument\('(--\w+)'", source))
 
 

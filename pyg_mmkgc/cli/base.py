@@ -16,7 +16,7 @@ class CommandError(click.ClickException):
     exit_code = 2
 
 
-def data_options(command: Callable) -> Callable:
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     r"""The options that say where a dataset comes from and which of its forms is meant."""
     for option in reversed([
             click.option('--root', metavar='DIR', show_default='$PYG_MMKGC_ROOT, else ./datasets',

@@ -496,8 +496,8 @@ def _audit_features(x: Tensor, mask: Tensor) -> Dict[str, Any]:
     out['constant'] = int(constant.sum())
     out['duplicate'] = x.size(0) - len(first)
     out['largest_group'] = int(size.max())
-    first = torch.from_numpy(first)
-    x = x[first[~constant[first]]]
+    kept = torch.from_numpy(first)
+    x = x[kept[~constant[kept]]]
     out['near'] = _count_near(x) if x.size(0) <= MAX_ROWS else None
     return out
 

@@ -290,15 +290,15 @@ def _to_ids(kind: str, columns: Mapping[Tuple[str, str], Any], labels: Optional[
     code, distinct = pd.factorize(values)
     if labels is None:
         labels = sorted(map(str, distinct))
-    index = pd.Index(np.array(list(labels), dtype=object))
-    if not index.is_unique:
-        raise ValueError(f"'{kind}_labels' holds {index[index.duplicated()][0]!r} twice")
-    position = index.get_indexer(distinct)
+    known = pd.Index(np.array(list(labels), dtype=object))
+    if not known.is_unique:
+        raise ValueError(f"'{kind}_labels' holds {known[known.duplicated()][0]!r} twice")
+    position = known.get_indexer(distinct)
     if (position < 0).any():
         raise ValueError(f"{kind} {distinct[int((position < 0).argmax())]!r} is not in "
                          f"'{kind}_labels'")
-    ids = torch.from_numpy(position.astype(np.int64)[code])
-    return dict(zip(columns, ids.split([len(column) for column in columns.values()]),
+    index = torch.from_numpy(position.astype(np.int64)[code])
+    return dict(zip(columns, index.split([len(column) for column in columns.values()]),
                     strict=True)), labels
 
 
@@ -418,9 +418,9 @@ def _stack(name: str, vectors: Mapping[Any, Any], labels: Sequence[str]) -> Tupl
     if len(shapes) != 1 or len(next(iter(shapes))) != 1:
         raise ValueError(f'modality {name!r} needs vectors of one size '
                          f'(got shapes {sorted(map(list, shapes))})')
-    rows = torch.stack(rows)
-    x = rows.new_zeros(len(labels), rows.size(1))
-    x[index] = rows
+    stacked = torch.stack(rows)
+    x = stacked.new_zeros(len(labels), stacked.size(1))
+    x[index] = stacked
     mask = torch.zeros(len(labels), dtype=torch.bool)
     mask[index] = True
     return x, mask

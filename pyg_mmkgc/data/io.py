@@ -139,7 +139,7 @@ def atomic_write(path: PathLike, mode: str = 'w') -> Iterator[IO[Any]]:
     """
     if mode not in ('w', 'wb'):
         raise ValueError(f"'mode' needs to be 'w' or 'wb' (got {mode!r})")
-    text = {'encoding': 'utf-8', 'newline': '\n'} if mode == 'w' else {}
+    text: Dict[str, Any] = {'encoding': 'utf-8', 'newline': '\n'} if mode == 'w' else {}
     with atomic_path(path) as temporary, open(temporary, mode, **text) as f:
         yield f
 

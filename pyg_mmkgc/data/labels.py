@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from typing import Any, Iterable, List, Optional
 
 
-class Labels(Sequence):
+class Labels(Sequence[Any]):
     r"""An immutable sequence of names, one for each entity or relation.
 
     PyG takes a list or tuple as long as there are nodes for a node feature, and its loaders fail

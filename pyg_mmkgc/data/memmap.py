@@ -2,7 +2,7 @@ r"""Features that stay in their file, of which rows are read as they are asked f
 import json
 import math
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ class MemoryMapped(Tensor):
     """
     __torch_function__ = torch._C._disabled_torch_function_impl
 
-    def __deepcopy__(self, memo) -> 'MemoryMapped':
+    def __deepcopy__(self, memo: Any) -> 'MemoryMapped':
         return self
 
 

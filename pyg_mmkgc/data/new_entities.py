@@ -56,7 +56,7 @@ def complete_features(features: Mapping[str, Tensor], masks: Optional[Mapping[st
             raise ValueError(f'modality {m!r} of new entities needs floating-point features of '
                              f'shape [{"n" if first is None else first}, {size}] (got {x.dtype}, '
                              f'{list(x.shape)})')
-        mask = masks.get(m, torch.ones(first, dtype=torch.bool, device=x.device))
+        mask = masks.get(m, torch.ones(x.size(0), dtype=torch.bool, device=x.device))
         if mask.dtype != torch.bool or mask.shape != (first, ):
             raise ValueError(f'mask of modality {m!r} of new entities needs to be boolean of shape '
                              f'[{first}] (got {mask.dtype}, {list(mask.shape)})')

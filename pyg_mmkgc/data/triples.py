@@ -1,5 +1,5 @@
 r"""The known-triple index: what is true, asked for in bulk and without Python loops."""
-from typing import Tuple
+from typing import Tuple, Union
 
 import torch
 from torch import Tensor
@@ -93,7 +93,7 @@ class TripleIndex:
         query = torch.unique_consecutive(self.keys // self.num_entities)
         return query % self.num_entities, query // self.num_entities
 
-    def to(self, device: torch.device) -> 'TripleIndex':
+    def to(self, device: Union[torch.device, str]) -> 'TripleIndex':
         r"""A copy of this index on another device."""
         out = object.__new__(TripleIndex)
         out.num_entities, out.num_relations = self.num_entities, self.num_relations

@@ -45,7 +45,7 @@ class Atlas(GraphDataset):
     Args:
         transform (callable, optional): Applied at each access. (default: :obj:`None`)
     """
-    def __init__(self, transform: Optional[Callable] = None):
+    def __init__(self, transform: Optional[Callable[..., Any]] = None):
         super().__init__(transform=transform)
         entities = _read_table('entities.tsv', header=True, columns=3)
         relations = _read_table('relations.tsv', header=True, columns=2)

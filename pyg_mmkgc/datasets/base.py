@@ -62,8 +62,8 @@ class GraphDataset(InMemoryDataset):
         force_reload (bool, optional): Whether to build anew what is cached.
             (default: :obj:`False`)
     """
-    def __init__(self, root: Optional[str] = None, transform: Optional[Callable] = None,
-                 pre_transform: Optional[Callable] = None, force_reload: bool = False):
+    def __init__(self, root: Optional[str] = None, transform: Optional[Callable[..., Any]] = None,
+                 pre_transform: Optional[Callable[..., Any]] = None, force_reload: bool = False):
         super().__init__(root, transform, pre_transform, log=False, force_reload=force_reload)
 
     @classmethod
@@ -271,10 +271,10 @@ class MMKGDataset(GraphDataset):
 
     def __init__(self, root: Optional[str] = None, splits: str = 'official',
                  features: Optional[str] = 'auto', mirror: Optional[str] = None,
-                 transform: Optional[Callable] = None, pre_transform: Optional[Callable] = None,
-                 force_reload: bool = False, encoder: Union[str, TextEncoder] = 'hash',
-                 description: str = 'joined', numeric: Optional[EncodeNumeric] = None,
-                 mask_fill: bool = True):
+                 transform: Optional[Callable[..., Any]] = None,
+                 pre_transform: Optional[Callable[..., Any]] = None, force_reload: bool = False,
+                 encoder: Union[str, TextEncoder] = 'hash', description: str = 'joined',
+                 numeric: Optional[EncodeNumeric] = None, mask_fill: bool = True):
         for argument, value, choices in [('splits', splits, SPLITS),
                                          ('features', features, FEATURES),
                                          ('description', description, DESCRIPTION)]:

@@ -55,8 +55,8 @@ class OGBDataset(GraphDataset):
     #: The file in `mapping` with the names of the relations.
     relation_file: str
 
-    def __init__(self, root: Optional[str] = None, transform: Optional[Callable] = None,
-                 pre_transform: Optional[Callable] = None):
+    def __init__(self, root: Optional[str] = None, transform: Optional[Callable[..., Any]] = None,
+                 pre_transform: Optional[Callable[..., Any]] = None):
         root = Path(root or os.environ.get('PYG_MMKGC_ROOT') or 'datasets').expanduser()
         name = self.ogb_name.replace('-', '_')
         folders = [root / f'{name}_pyg', root / name]

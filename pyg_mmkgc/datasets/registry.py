@@ -43,7 +43,7 @@ def resolve(name: str) -> Type[GraphDataset]:
 
 
 def get_dataset(name_or_folder: Union[str, 'os.PathLike[str]'], root: Optional[str] = None,
-                mirror: Optional[str] = None, **kwargs) -> GraphDataset:
+                mirror: Optional[str] = None, **kwargs: Any) -> GraphDataset:
     r"""Load a dataset by its name, or a folder of one's own.
 
     A name wins over a folder of the same name; ``./atlas`` is the folder.

@@ -116,11 +116,11 @@ def reliability(model: Any, data: HeteroData, split: str, temperature: float = 1
         best = scores.amax(dim=1)
         confidence.append((best / temperature - (scores / temperature).logsumexp(dim=1)).exp())
         right.append((own == best) / (scores == best.unsqueeze(1)).sum(dim=1))
-    confidence, right = torch.cat(confidence).double().cpu(), torch.cat(right).double().cpu()
-    index = (confidence * num_bins).long().clamp(max=num_bins - 1)
+    share, hit = torch.cat(confidence).double().cpu(), torch.cat(right).double().cpu()
+    index = (share * num_bins).long().clamp(max=num_bins - 1)
     count = torch.bincount(index, minlength=num_bins)
     kept = count > 0
-    mean = [torch.bincount(index, x, num_bins)[kept] / count[kept] for x in (confidence, right)]
+    mean = [torch.bincount(index, x, num_bins)[kept] / count[kept] for x in (share, hit)]
     return Reliability(mean[0].tolist(), mean[1].tolist(), count[kept].tolist())
 
 

@@ -86,12 +86,12 @@ def predict(
     num_entities, num_relations = data['entity'].num_nodes, data[EDGE].num_relations
     labels = data['entity'].label
     entity = find_label('entity', labels, head if tail is None else tail)
-    rel_type = find_label('relation', data[EDGE].label, relation)
+    relation_id = find_label('relation', data[EDGE].label, relation)
     if tail is not None:
-        rel_type += num_relations
+        relation_id += num_relations
     device = _device(model)
     head_index = torch.tensor([entity], device=device)
-    rel_type = torch.tensor([rel_type], device=device)
+    rel_type = torch.tensor([relation_id], device=device)
 
     with _evaluating(model):
         score = model.scorer()(head_index, rel_type, 0, num_entities)[0]  # [N]

@@ -56,7 +56,7 @@ class Ranks:
                    torch.cat([part.pessimistic for part in parts]),
                    torch.cat([part.num_candidates for part in parts]))
 
-    def __getitem__(self, index) -> 'Ranks':
+    def __getitem__(self, index: Any) -> 'Ranks':
         return Ranks(self.optimistic[index], self.pessimistic[index], self.num_candidates[index])
 
     def __len__(self) -> int:

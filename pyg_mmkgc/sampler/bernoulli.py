@@ -1,4 +1,6 @@
 r"""Negatives that replace the end which is less likely to give a true triple."""
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,7 @@ class Bernoulli(TripleNegativeSampling):
     _state = ('head_probability', )
 
     def __init__(self, num_entities: int, head_probability: Tensor, num_negatives: int = 64,
-                 **kwargs):
+                 **kwargs: Any):
         super().__init__(num_entities, num_negatives, **kwargs)
         if head_probability.dim() != 1 or head_probability.numel() == 0:
             raise ValueError(f"'head_probability' needs one value per relation "
@@ -52,7 +54,7 @@ class Bernoulli(TripleNegativeSampling):
     @classmethod
     def from_triples(cls, head_index: Tensor, rel_type: Tensor, tail_index: Tensor,
                      num_entities: int, num_relations: int, num_negatives: int = 64,
-                     **kwargs) -> 'Bernoulli':
+                     **kwargs: Any) -> 'Bernoulli':
         r"""Count tails per head and heads per tail in training triples (repeats count once).
 
         A relation without triples gets one half.

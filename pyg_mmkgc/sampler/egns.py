@@ -1,6 +1,6 @@
 r"""Entropy-guided negative sampling (EGNS)."""
 import math
-from typing import Dict, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +94,7 @@ class EGNS(TripleNegativeSampling):
                  class_weights: Tuple[float, float, float] = (0.5, 1.0, 2.0),
                  normalize: bool = True, confident: str = 'hard', confident_bound: float = 0.9,
                  momentum: float = 0.1, temperature: float = 0.2, exploration: float = 0.1,
-                 refresh_every: int = 10, **kwargs):
+                 refresh_every: int = 10, **kwargs: Any):
         super().__init__(num_entities, num_negatives, **kwargs)
         if len(thresholds) != 2 or not 0 <= thresholds[0] <= thresholds[1] <= MAX_ENTROPY:
             raise ValueError(f"'thresholds' needs two rising values in [0, log 2] "

@@ -1,5 +1,5 @@
 r"""A sampler of links in plain torch, for PyG's :class:`~torch_geometric.loader.LinkLoader`."""
-from typing import Dict, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ class EntityLinkSampler(BaseSampler):
         self.row, self.col = store.edge_index.cpu()  # [E], [E]
 
     def sample_from_nodes(self, index: NodeSamplerInput,
-                          **kwargs) -> Union[SamplerOutput, HeteroSamplerOutput]:
+                          **kwargs: Any) -> Union[SamplerOutput, HeteroSamplerOutput]:
         r"""The subgraph around nodes."""
         _check_time(index.time)
         return node_sample(index, self._sample)

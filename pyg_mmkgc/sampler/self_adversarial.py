@@ -1,5 +1,5 @@
 r"""Uniform negatives, weighted by how plausible the model finds them."""
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class SelfAdversarial(TripleNegativeSampling):
         ValueError: If the temperature is not positive.
     """
     def __init__(self, num_entities: int, num_negatives: int = 64, *, temperature: float = 1.0,
-                 **kwargs):
+                 **kwargs: Any):
         super().__init__(num_entities, num_negatives, **kwargs)
         if not temperature > 0:
             raise ValueError(f"'temperature' needs to be positive (got {temperature})")

@@ -61,7 +61,7 @@ class Row:
     looks: Tuple[Look, ...] = ()
     probe: Optional[Callable[[Fit], Dict[str, Any]]] = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.looks:
             object.__setattr__(self, 'looks', (Look(self.name, self.changes), ))
 
@@ -171,7 +171,7 @@ def read_cell(path: Path) -> Dict[str, Any]:
         raise ValueError(f"'{path}' is damaged or no cell of a study ({error})") from error
 
 
-def structure_row(recipe: Recipe, name: str = STRUCTURE_ONLY, **kwargs) -> Row:
+def structure_row(recipe: Recipe, name: str = STRUCTURE_ONLY, **kwargs: Any) -> Row:
     r"""The structure-only baseline by its own recipe for the dataset of another one, with the
     device, the precision and at most the epochs of that.
 

@@ -53,11 +53,11 @@ class NoSync(TorchDispatchMode):
         self._methods.__enter__()
         return self
 
-    def __exit__(self, *args) -> None:
+    def __exit__(self, *args: Any) -> None:
         self._methods.__exit__(*args)
         super().__exit__(*args)
 
-    def __torch_dispatch__(self, func: Any, types: Tuple, args: Tuple = (),
+    def __torch_dispatch__(self, func: Any, types: Tuple[Any, ...], args: Tuple[Any, ...] = (),
                            kwargs: Optional[Dict[str, Any]] = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name
@@ -73,7 +73,7 @@ class _NoHostMethods(TorchFunctionMode):
         super().__init__()
         self.allow = allow
 
-    def __torch_function__(self, func: Any, types: Tuple, args: Tuple = (),
+    def __torch_function__(self, func: Any, types: Tuple[Any, ...], args: Tuple[Any, ...] = (),
                            kwargs: Optional[Dict[str, Any]] = None) -> Any:
         name = getattr(func, '__name__', '')
         if (name in HOST_METHODS and f'Tensor.{name}' not in self.allow
@@ -82,7 +82,7 @@ class _NoHostMethods(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _reason(name: str, args: Tuple, kwargs: Dict[str, Any]) -> Optional[str]:
+def _reason(name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Optional[str]:
     if name in SYNC_OPS:
         return 'its result depends on values'
     if name in INDEX_OPS:
@@ -100,7 +100,7 @@ def _reason(name: str, args: Tuple, kwargs: Dict[str, Any]) -> Optional[str]:
     return None
 
 
-def _copy_devices(name: str, args: Tuple, kwargs: Dict[str, Any]) -> Tuple:
+def _copy_devices(name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Tuple[Any, ...]:
     r"""From where to where an operator copies; two times :obj:`None` if it is no copy."""
     if name == 'aten::copy_':  # (target, source)
         return args[1].device, args[0].device

@@ -13,7 +13,7 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Protocol
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Protocol, Set
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ class DamagedCheckpoint(ValueError):
 class StopRequest:
     r"""Whether somebody wants the training to stop; inside its `with` block such a wish waits for
     the end of a step."""
-    def __init__(self):
+    def __init__(self) -> None:
         self.requested = self.waits = False
 
     def __enter__(self) -> 'StopRequest':
@@ -250,7 +250,7 @@ def save_state(state: Mapping[str, Any], path: PathLike) -> None:
     """
     tensors: Dict[str, Tensor] = {}
     encoded = json.dumps(pack(state, '', tensors))
-    storages: set = set()
+    storages: Set[Any] = set()
     tensors = {key: own(x.detach().cpu(), storages) for key, x in tensors.items()}
     tensors[JSON_KEY] = torch.frombuffer(bytearray(encoded.encode()), dtype=torch.uint8)
     try:

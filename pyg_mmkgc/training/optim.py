@@ -1,5 +1,5 @@
 r"""Optimisers of tables of which a step looks up a few rows, and touches no other."""
-from typing import Callable, Dict, Iterable, Optional
+from typing import Any, Callable, Dict, Iterable, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -20,16 +20,16 @@ class RowOptimizer(torch.optim.Optimizer):
         lr (float): The learning rate.
         **defaults (optional): Further options of the groups.
     """
-    def __init__(self, params: Iterable[Tensor], lr: float, **defaults):
+    def __init__(self, params: Iterable[Tensor], lr: float, **defaults: Any):
         super().__init__(params, {'lr': lr, **defaults})
         for group in self.param_groups:
             for p in group['params']:
                 self.state[p] = self._new_state(p)
 
-    def _new_state(self, p: Tensor) -> Dict[str, Tensor]:
+    def _new_state(self, p: Tensor) -> Dict[str, Any]:
         return {}
 
-    def _new_row(self, group: Dict, state: Dict[str, Tensor], index: Tensor, row: Tensor,
+    def _new_row(self, group: Dict[str, Any], state: Dict[str, Any], index: Tensor, row: Tensor,
                  grad: Tensor) -> Tensor:
         r"""What rows ``[n, C]`` become, in single precision."""
         raise NotImplementedError
@@ -54,7 +54,7 @@ class RowOptimizer(torch.optim.Optimizer):
                 p.index_copy_(0, index, round_at_random(row, p.dtype))
         return loss
 
-    def load_state_dict(self, state_dict: Dict) -> None:
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         r"""Restores what :meth:`state_dict` gave, in single precision as it was.
 
         Args:
@@ -70,7 +70,7 @@ class RowOptimizer(torch.optim.Optimizer):
 
 class RowSGD(RowOptimizer):
     r"""Plain gradient descent, see :class:`RowOptimizer`."""
-    def _new_row(self, group: Dict, state: Dict[str, Tensor], index: Tensor, row: Tensor,
+    def _new_row(self, group: Dict[str, Any], state: Dict[str, Any], index: Tensor, row: Tensor,
                  grad: Tensor) -> Tensor:
         return row.sub_(grad, alpha=group['lr'])
 
@@ -87,10 +87,10 @@ class RowAdagrad(RowOptimizer):
     def __init__(self, params: Iterable[Tensor], lr: float, eps: float = 1e-10):
         super().__init__(params, lr, eps=eps)
 
-    def _new_state(self, p: Tensor) -> Dict[str, Tensor]:
+    def _new_state(self, p: Tensor) -> Dict[str, Any]:
         return {'sum': torch.zeros_like(p, dtype=torch.float)}
 
-    def _new_row(self, group: Dict, state: Dict[str, Tensor], index: Tensor, row: Tensor,
+    def _new_row(self, group: Dict[str, Any], state: Dict[str, Any], index: Tensor, row: Tensor,
                  grad: Tensor) -> Tensor:
         total = state['sum'][index].addcmul_(grad, grad)
         state['sum'].index_copy_(0, index, total)
@@ -108,15 +108,15 @@ class RowAdam(RowOptimizer):
             (default: :obj:`(0.9, 0.999)`)
         eps (float, optional): Added to the root of the second. (default: :obj:`1e-8`)
     """
-    def __init__(self, params: Iterable[Tensor], lr: float, betas=(0.9, 0.999),
-                 eps: float = 1e-8):
+    def __init__(self, params: Iterable[Tensor], lr: float,
+                 betas: Tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
         super().__init__(params, lr, betas=betas, eps=eps)
 
-    def _new_state(self, p: Tensor) -> Dict[str, Tensor]:
+    def _new_state(self, p: Tensor) -> Dict[str, Any]:
         return {'step': 0, 'mean': torch.zeros_like(p, dtype=torch.float),
                 'square': torch.zeros_like(p, dtype=torch.float)}
 
-    def _new_row(self, group: Dict, state: Dict[str, Tensor], index: Tensor, row: Tensor,
+    def _new_row(self, group: Dict[str, Any], state: Dict[str, Any], index: Tensor, row: Tensor,
                  grad: Tensor) -> Tensor:
         first, second = group['betas']
         state['step'] += 1

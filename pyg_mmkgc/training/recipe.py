@@ -137,7 +137,7 @@ class Recipe:
     machine: Any = None
     time: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, 'model', self._section('model', MODELS))
         if self.sampler is not None:
@@ -416,7 +416,7 @@ def class_options(cls: type) -> Dict[str, Option]:
 
 class _Loader(yaml.SafeLoader):
     r"""YAML 1.1 without its two traps: `1e-3` is a number, and a key may not occur twice."""
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: Any, deep: bool = False) -> Dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = [key for i, key in enumerate(keys) if key in keys[:i]]
         if twice:

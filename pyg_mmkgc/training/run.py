@@ -110,7 +110,7 @@ class Run:
         name = self.config['name'], self.config['model']['name'], self.config['train']['seed']
         return _metrics(name, self.model, self.data, split, log, batch_size)
 
-    def predict(self, **kwargs) -> List[Dict[str, Any]]:
+    def predict(self, **kwargs: Any) -> List[Dict[str, Any]]:
         r"""Answer a question in words; the arguments are those of
         :func:`~pyg_mmkgc.evaluation.predict`, the temperature that of the run if it has one."""
         kwargs.setdefault('temperature', self.calibration.get('temperature'))

@@ -117,7 +117,7 @@ class TrainConfig:
     shard_tables: bool = False
     timeout_minutes: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ('epochs', 'batch_size', 'epoch_steps', 'eval_every', 'gate_steps',
                      'patience', 'devices', 'num_nodes'):
             value = getattr(self, name)

@@ -2,7 +2,7 @@ r"""What a folder says about its entities beside triples: labels, texts, numbers
 import logging
 import unicodedata
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 from urllib.parse import unquote
 
 import numpy as np
@@ -163,7 +163,7 @@ def _add_columns(store: HeteroData, folder: Path, names: List[str], tables: List
         store.numeric_attribute = numbers
 
 
-def _column(table: AttributeTable, name: str, column: object, config: FolderConfig) -> np.ndarray:
+def _column(table: AttributeTable, name: str, column: Any, config: FolderConfig) -> np.ndarray:
     # Texts as objects, numbers as float64.
     stem = table.path.stem
     texts = np.array([*column.cast('string').to_pylist(), None], dtype=object)[:-1]

@@ -3,7 +3,7 @@ import difflib
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import yaml
 
@@ -194,7 +194,7 @@ def _expect(path: Path, key: str, value: Any, holds: bool, expected: str) -> Non
             "'the file'", 'the file'))
 
 
-def _check_keys(path: Path, prefix: str, values: Dict[Any, Any], known: List[str]) -> None:
+def _check_keys(path: Path, prefix: str, values: Dict[Any, Any], known: Sequence[str]) -> None:
     for key in values:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)

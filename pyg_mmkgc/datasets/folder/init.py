@@ -2,7 +2,7 @@ r"""Describing a folder: what it holds is guessed, tried, and written down as `d
 import csv
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, Set, Union
 
 from pyg_mmkgc.data.hetero import EDGE, get_triples, modality_names, split_names
 from pyg_mmkgc.data.labels import Labels
@@ -145,7 +145,7 @@ def _delimiter(path: Path) -> Optional[str]:
     return wide[0] if wide else None
 
 
-def _widths(lines: List[str], delimiter: str, quoted: bool) -> set:
+def _widths(lines: List[str], delimiter: str, quoted: bool) -> Set[int]:
     if quoted:
         try:
             return {len(cells) for cells in csv.reader(lines, delimiter=delimiter)}

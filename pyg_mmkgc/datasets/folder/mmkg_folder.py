@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Union
 
 from torch import Tensor
 from torch_geometric.data import HeteroData
@@ -73,8 +73,9 @@ class MMKGFolder(GraphDataset):
         ValueError: If a file is malformed, a split is empty, a label is not listed, or features
             do not match the entities or are not finite. The message names the file, and the line.
     """
-    def __init__(self, path: Union[str, 'os.PathLike[str]'], transform: Optional[Callable] = None,
-                 pre_transform: Optional[Callable] = None):
+    def __init__(self, path: Union[str, 'os.PathLike[str]'],
+                 transform: Optional[Callable[..., Any]] = None,
+                 pre_transform: Optional[Callable[..., Any]] = None):
         self.path = Path(path).expanduser()
         if not self.path.is_dir():
             raise FileNotFoundError(f"There is no folder '{path}'")
@@ -147,7 +148,7 @@ def planned(data: HeteroData, config: FolderConfig) -> Dict[str, Dict[str, Any]]
     return {name: config.modalities.get(name, {}) for name in sorted({*found, *config.modalities})}
 
 
-def _texts(data: HeteroData) -> list:
+def _texts(data: HeteroData) -> List[str]:
     # The columns that describe an entity in words.
     return [key for key, value in data['entity'].items() if isinstance(value, Labels)
             and key not in ('label', 'name') and not key.endswith('_path')]

@@ -34,7 +34,7 @@ class Literals:
     say) are left out.
     """
     def __init__(self) -> None:
-        self._texts: Dict[str, Dict[str, Tuple]] = defaultdict(dict)
+        self._texts: Dict[str, Dict[str, Tuple[Any, ...]]] = defaultdict(dict)
         self._numbers: Dict[str, Dict[str, List[float]]] = defaultdict(lambda: defaultdict(list))
 
     def add(self, path: Path, name: str, key: str, literal: Any) -> None:

@@ -1,4 +1,4 @@
-from typing import Dict, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ class MoCMEConv(MessagePassing):
                  composition: Optional[str] = 'mult',
                  dropout: Union[float, Dict[str, float]] = 0.0, noise: float = 0.0,
                  relation_bias: bool = True, chunk_size: Optional[int] = 2048,
-                 fusion_kwargs: Optional[dict] = None,
+                 fusion_kwargs: Optional[Dict[str, Any]] = None,
                  project: Union[bool, Dict[str, bool]] = True):
         super().__init__(aggr='sum', node_dim=0)  # Divided by the degree afterwards.
         if composition is not None and composition not in COMPOSITIONS:
@@ -121,7 +121,7 @@ class MoCMEConv(MessagePassing):
             self.relation = Embedding(2 * num_relations, out_channels)
         self.reset_parameters()
 
-    def _per_modality(self, name: str, value):
+    def _per_modality(self, name: str, value: Any) -> Dict[str, Any]:
         if not isinstance(value, Mapping):
             return {m: value for m in self.in_channels}
         if set(value) != set(self.in_channels):
@@ -129,7 +129,7 @@ class MoCMEConv(MessagePassing):
                              f'{list(self.in_channels)})')
         return value
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module and empties the reference bank."""
         super().reset_parameters()
         for experts in self.experts.values():

@@ -73,7 +73,7 @@ class Decoder(torch.nn.Module):
         self.rel_emb = Embedding(2 * num_relations, relation_channels)
         self.register_parameter('bias', None)
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         self.rel_emb.reset_parameters()
 

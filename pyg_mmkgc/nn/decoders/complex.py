@@ -27,5 +27,5 @@ class ComplExDecoder(ComplexSpaceDecoder):
         self.init_scale = init_scale
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         torch.nn.init.normal_(self.rel_emb.weight, std=self.init_scale)

@@ -24,7 +24,7 @@ class DistMultDecoder(Decoder):
         self.init_scale = init_scale
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         torch.nn.init.normal_(self.rel_emb.weight, std=self.init_scale)
 
     def query(self, head: Tensor, rel_type: Tensor, distinct: Optional[Tensor] = None) -> Tensor:

@@ -83,7 +83,7 @@ class JointDecision(torch.nn.Module):
             self.relation_offset = Embedding(2 * self.num_relations, len(decoders))
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         for decoder in self.decoders.values():
             decoder.reset_parameters()

@@ -39,7 +39,7 @@ class RotatEDecoder(MetricDecoder, ComplexSpaceDecoder):
         self.margin = margin
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         torch.nn.init.uniform_(self.rel_emb.weight, -math.pi, math.pi)
 
     def relation(self, rel_type: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class TransEDecoder(MetricDecoder):
         self.p_norm = p_norm
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         bound = 6 / self.channels**0.5
         torch.nn.init.uniform_(self.rel_emb.weight, -bound, bound)
 

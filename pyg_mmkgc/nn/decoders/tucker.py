@@ -68,7 +68,7 @@ class TuckERDecoder(Decoder):
             self.bias = Parameter(torch.empty(1))
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         # A query has the variance of its head.
         torch.nn.init.normal_(self.rel_emb.weight, std=self.relation_channels**-0.5)
         torch.nn.init.normal_(self.core, std=self.channels**-0.5)

@@ -1,4 +1,4 @@
-from typing import Optional, Tuple
+from typing import Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -94,7 +94,7 @@ class ModalityExperts(torch.nn.Module):
                 self.noise_weight = torch.nn.Parameter(torch.empty(in_channels, num_experts))
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         if self.project:
             # Each expert is a map of its own, so that its scale must not depend on their number:
@@ -136,7 +136,7 @@ class ModalityExperts(torch.nn.Module):
         """
         if self.num_experts == 1:
             return logits
-        noise = self.noise
+        noise: Union[float, Tensor] = self.noise
         if self.learned_noise:
             logits, spread = logits.split(self.num_experts, dim=-1)
             noise = noise + torch.nn.functional.softplus(spread)

@@ -58,7 +58,7 @@ class AdaptiveFusion(torch.nn.Module):
         self.attention = torch.nn.Parameter(torch.empty(channels, 1))
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         for m in self.modalities:
             for weight in self.weight[m].view(self.channels, self.num_branches, -1).unbind(1):

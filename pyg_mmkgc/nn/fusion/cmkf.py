@@ -139,7 +139,7 @@ class CMKF(torch.nn.Module):
         r"""The modalities in the order in which weights are given."""
         return list(self.num_experts)
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module and empties the reference bank."""
         for estimator in self.estimators():
             estimator.reset_parameters()

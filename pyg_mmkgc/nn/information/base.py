@@ -133,7 +133,7 @@ class ViewMLP(Module):
         self.bias2 = Parameter(torch.empty(num_views, 1, out_channels))
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         for weight, bias in ((self.weight1, self.bias1), (self.weight2, self.bias2)):
             bound = weight.size(1)**-0.5
             torch.nn.init.uniform_(weight, -bound, bound)

@@ -69,7 +69,7 @@ class CLUB(MutualInformation):
         self.conditional = conditional
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         reset(self.conditional)
 
@@ -133,7 +133,7 @@ class GaussianConditional(Module):
         self.bound = bound
         self.mlp = ViewMLP(num_views, channels, hidden_channels, 2 * num_views * channels)
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         self.mlp.reset_parameters()
 
     def forward(self, views: Tensor) -> Tuple[Tensor, Tensor]:

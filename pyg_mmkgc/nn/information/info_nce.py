@@ -50,7 +50,7 @@ class InfoNCE(MutualInformation):
         self.target = ViewMLP(num_views, channels, hidden_channels, hidden_channels)
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         self.source.reset_parameters()
         self.target.reset_parameters()

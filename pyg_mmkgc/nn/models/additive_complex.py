@@ -1,4 +1,4 @@
-from typing import Dict, Mapping, Optional, Union
+from typing import Any, Dict, Mapping, Optional, Union
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class AdditiveComplEx(MultiModalModel):
     def __init__(self, num_entities: int, num_relations: int, in_channels: Mapping[str, int],
                  hidden_channels: int = 400, dropout: float = 0.2,
                  modality_dropout: Optional[Union[float, Dict[str, float]]] = None,
-                 init_scale: float = 1e-3, **kwargs):
+                 init_scale: float = 1e-3, **kwargs: Any):
         if modality_dropout is None:
             modality_dropout = {} if kwargs.get('structure_channels') == 0 else {STRUCTURE: 0.25}
         super().__init__(num_entities, num_relations, hidden_channels,
@@ -44,7 +44,7 @@ class AdditiveComplEx(MultiModalModel):
         })
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         super().reset_parameters()
         for weight in self.projection.values():
             glorot(weight)

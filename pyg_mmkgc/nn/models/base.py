@@ -169,7 +169,7 @@ class KGModel(Pretrained, torch.nn.Module):
         self._test_candidates: Optional[Tensor] = None
 
     @classmethod
-    def from_data(cls, data: HeteroData, **kwargs) -> 'KGModel':
+    def from_data(cls, data: HeteroData, **kwargs: Any) -> 'KGModel':
         r"""Build a model for a graph, in one call.
 
         Args:
@@ -241,7 +241,7 @@ class KGModel(Pretrained, torch.nn.Module):
             table.num_embeddings = num_entities
         return out
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         self.decoder.reset_parameters()
 
@@ -565,7 +565,7 @@ class KGModel(Pretrained, torch.nn.Module):
         return torch.nn.functional.softplus(-pos_score).mean() + batch_mean(loss, mask.sum())
 
     def loader(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor,
-               **kwargs) -> KGTripletLoader:
+               **kwargs: Any) -> KGTripletLoader:
         r"""Returns a mini-batch loader over triples.
 
         Args:

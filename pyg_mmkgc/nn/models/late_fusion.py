@@ -1,4 +1,4 @@
-from typing import Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class LateFusion(MultiModalModel):
                  hidden_channels: int = 400, decoder: str = 'complex', dropout: float = 0.2,
                  norm_weight: Optional[Dict[str, float]] = None,
                  structure_channels: Optional[int] = None,
-                 modality_dropout: Union[float, Dict[str, float]] = 0.0, **kwargs):
+                 modality_dropout: Union[float, Dict[str, float]] = 0.0, **kwargs: Any):
         if decoder not in DECODERS:
             raise ValueError(f"Unknown 'decoder' {decoder!r} (expected one of {list(DECODERS)})")
         if structure_channels not in (None, 0, hidden_channels):
@@ -62,7 +62,7 @@ class LateFusion(MultiModalModel):
         })
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         super().reset_parameters()
         for weight in self.projection.values():
             glorot(weight)

@@ -1,4 +1,4 @@
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ class MoCME(MultiModalModel):
                  max_samples: int = 256, dropout: Union[float, Dict[str, float]] = 0.2,
                  modality_dropout: Optional[Union[float, Dict[str, float]]] = None,
                  noise: float = 0.0, project_structure: bool = True,
-                 structure_channels: Optional[int] = None, **kwargs):
+                 structure_channels: Optional[int] = None, **kwargs: Any):
         for name, value, choices in [('decoder', decoder, DECODERS),
                                      ('estimator', estimator, ESTIMATORS)]:
             if value not in choices:
@@ -122,7 +122,7 @@ class MoCME(MultiModalModel):
             })
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         super().reset_parameters()
         self.conv.reset_parameters()
         if (STRUCTURE in self.channels and self.structure_channels == self.hidden_channels

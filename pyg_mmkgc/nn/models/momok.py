@@ -1,5 +1,5 @@
 import math
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -139,7 +139,8 @@ class MoMoK(MultiModalModel):
                  disentanglement_weight: float = 1e-4, num_samples: int = 256,
                  dropout: float = 0.0, fusion_dropout: float = 0.2, input_dropout: float = 0.3,
                  query_dropout: float = 0.5, tune_features: bool = False, objective: str = 'bce',
-                 label_smoothing: float = 0.1, structure_channels: Optional[int] = None, **kwargs):
+                 label_smoothing: float = 0.1, structure_channels: Optional[int] = None,
+                 **kwargs: Any):
         if JOINT in in_channels:
             raise ValueError(f"'in_channels' must not name {JOINT!r}, which is the joint view")
         if objective == 'sampled' or kwargs.get('neg_sampling') is not None:
@@ -180,7 +181,7 @@ class MoMoK(MultiModalModel):
         })
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         super().reset_parameters()
         for module in [*self.experts.values(), self.fusion, *self.estimators.values()]:
             module.reset_parameters()

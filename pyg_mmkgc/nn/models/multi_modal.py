@@ -50,7 +50,7 @@ class MultiModalModel(KGModel):
                  decoder: Decoder, in_channels: Mapping[str, int],
                  structure_channels: Optional[int] = None,
                  modality_dropout: Union[float, Dict[str, float]] = 0.0,
-                 init_scale: float = 1e-3, table_dtype: str = 'float32', **kwargs):
+                 init_scale: float = 1e-3, table_dtype: str = 'float32', **kwargs: Any):
         super().__init__(num_entities, num_relations, hidden_channels, decoder, **kwargs)
         if structure_channels is None:
             structure_channels = hidden_channels
@@ -82,7 +82,7 @@ class MultiModalModel(KGModel):
         self._mapped: Dict[str, MemoryMapped] = {}
         self._fetched: List[Tuple[Tensor, Dict[str, Tensor]]] = []
 
-    def per_modality(self, name: str, value, default) -> Dict:
+    def per_modality(self, name: str, value: Any, default: Any) -> Dict[str, Any]:
         r"""An argument given for all modalities, or for some of them by name, as a full
         dictionary."""
         if not isinstance(value, Mapping):
@@ -95,7 +95,7 @@ class MultiModalModel(KGModel):
 
     @classmethod
     def from_data(cls, data: HeteroData, modalities: Optional[Sequence[str]] = None,
-                  **kwargs) -> 'MultiModalModel':
+                  **kwargs: Any) -> 'MultiModalModel':
         r"""Build a model for a graph, in one call.
 
         Args:
@@ -187,7 +187,7 @@ class MultiModalModel(KGModel):
     def entity_tables(self) -> List[Embedding]:
         return [self.structure] if self.structure_channels > 0 else []
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         super().reset_parameters()
         if self.structure_channels > 0:
             torch.nn.init.normal_(self.structure.weight, std=self.init_scale)

@@ -41,7 +41,7 @@ class NearestNeighbour(MultiModalModel):
             for.
     """
     def __init__(self, num_entities: int, num_relations: int, in_channels: Dict[str, int],
-                 num_neighbours: int = 32, **kwargs):
+                 num_neighbours: int = 32, **kwargs: Any):
         if num_neighbours < 1:
             raise ValueError(f"'num_neighbours' needs to be at least 1 (got {num_neighbours})")
         # The table of the decoder holds the logarithms of both weights.
@@ -56,7 +56,7 @@ class NearestNeighbour(MultiModalModel):
             self.register_buffer(name, torch.zeros(num_entities, 0, dtype=dtype), persistent=False)
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         super().reset_parameters()
         zeros(self.decoder.rel_emb.weight)
 

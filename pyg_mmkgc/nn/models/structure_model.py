@@ -30,7 +30,7 @@ class StructureModel(KGModel):
         self.structure = entity_table(num_entities, hidden_channels, table_dtype, self.objective)
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         super().reset_parameters()
         torch.nn.init.normal_(self.structure.weight, std=self.init_scale)
 
