@@ -227,7 +227,8 @@ def test_help_shows_defaults_and_an_example(name, defaults):
 @pytest.mark.parametrize('name', sorted(main.commands))
 def test_help_of_every_command(name):
     text = invoke(name, '--help').stdout
-    called, *arguments = shlex.split(text.split('Example:')[1].split('>')[0])[1:]
+    example = re.split('Examples?:', text)[1].strip().splitlines()[0]
+    called, *arguments = shlex.split(example.split('>')[0])[1:]
     assert called == name
     command = main.commands[name]
     command.make_context(name, arguments)  # Parses, so its options are there.

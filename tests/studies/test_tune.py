@@ -40,7 +40,7 @@ def test_spaces_of_all_models_fit_their_signatures(model):
     data = FakeMMKG()[0]
     recipe = find_recipe(model)
     parameters = search_space(recipe, data)
-    assert len({parameter.name for parameter in parameters}) == len(parameters) >= 4
+    assert len({parameter.name for parameter in parameters}) == len(parameters) >= 2
     each = [parameter for parameter in parameters if parameter.modality is not None]
     assert (model in ('additive', 'mocme')) == bool(each)
     if each:

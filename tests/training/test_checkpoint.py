@@ -60,6 +60,7 @@ def resume(path, **kwargs):
 def whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, '_draw', lambda run: None)
+        patch.setattr(run_module, 'plot_reliability', lambda *args: None)
         return train(tmp_path_factory.mktemp('runs') / 'whole')
 
 
@@ -381,7 +382,9 @@ def test_a_file_that_cannot_be_written(tmp_path, caplog):
                                                                         '000003.safetensors']
 
 
-def test_no_checkpoint_can_be_written_at_all(tmp_path, whole, caplog):
+def test_no_checkpoint_can_be_written_at_all(tmp_path, whole, caplog, monkeypatch):
+    monkeypatch.setattr(run_module, '_draw', lambda run: None)  # Pictures are larger.
+    monkeypatch.setattr(run_module, 'plot_reliability', lambda *args: None)
     largest = max(file.stat().st_size for file in whole.path.iterdir())
     with limited_files(largest + 100):  # Room for the weights, but not for the optimiser's state.
         run = train(tmp_path / 'run')

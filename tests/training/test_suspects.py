@@ -106,7 +106,7 @@ def test_a_fold_is_judged_by_a_model_without_it(monkeypatch):
     predict_triples = module.predict_triples
 
     def spy(model, *triples):
-        known.append((model._train_known, triples[:3]))
+        known.append((model.train_known, triples[:3]))
         return predict_triples(model, *triples)
 
     monkeypatch.setattr(module, 'predict_triples', spy)

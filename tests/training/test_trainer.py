@@ -322,7 +322,7 @@ def gate_names(model):
 def test_gates_learn_on_their_split_alone(data):
     model = make('mocme', data)
     names = gate_names(model)
-    assert len(names) == 5
+    assert len(names) == 7
     start = state_of(model)
     fit(model, data, select=None, gate_split='val', gate_lr=1e-12)
     after = model.state_dict()
