@@ -16,6 +16,19 @@ class CommandError(click.ClickException):
     exit_code = 2
 
 
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    r"""The options that say where the data of a run folder is, and where to compute."""
+    for option in reversed([
+            click.option('--root', metavar='DIR', show_default='as in training',
+                         help='The folder of all datasets.'),
+            click.option('--mirror', metavar='DIR', show_default='as in training',
+                         help='A folder or an address of the published files.'),
+            click.option('--device', default='auto', metavar='cpu|cuda|auto',
+                         help='Where to compute.')]):
+        command = option(command)
+    return command
+
+
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
     r"""The options that say where a dataset comes from and which of its forms is meant."""
     for option in reversed([

@@ -3,6 +3,8 @@ from typing import Optional, Tuple
 
 import click
 
+from pyg_mmkgc.cli.base import run_options
+
 EXAMPLE = 'pyg-mmkgc compare runs/mocme runs/complex --html compare.html'
 
 
@@ -11,11 +13,7 @@ EXAMPLE = 'pyg-mmkgc compare runs/mocme runs/complex --html compare.html'
 @click.option('--split', default='test', metavar='test|inductive_test', help='The split to rank.')
 @click.option('--json', 'as_json', is_flag=True, help='Print JSON and nothing else.')
 @click.option('--html', metavar='FILE', help='Write a page with curves, too.')
-@click.option('--root', metavar='DIR', show_default='as in training',
-              help='The folder of all datasets.')
-@click.option('--mirror', metavar='DIR', show_default='as in training',
-              help='A folder or an address of the published files.')
-@click.option('--device', default='auto', metavar='cpu|cuda|auto', help='Where to compute.')
+@run_options
 def compare(runs: Tuple[str, ...], split: str, as_json: bool, html: Optional[str],
             root: Optional[str], mirror: Optional[str], device: str) -> None:
     r"""Compare run folders on the same queries.

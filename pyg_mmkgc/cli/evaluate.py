@@ -3,6 +3,8 @@ from typing import Optional
 
 import click
 
+from pyg_mmkgc.cli.base import run_options
+
 EXAMPLE = 'pyg-mmkgc evaluate runs/my-run --split inductive_test --json'
 
 
@@ -12,11 +14,7 @@ EXAMPLE = 'pyg-mmkgc evaluate runs/my-run --split inductive_test --json'
               help='The split to rank.')
 @click.option('--json', 'as_json', is_flag=True,
               help='Print JSON in the shape of metrics.json, and nothing else.')
-@click.option('--root', metavar='DIR', show_default='as in training',
-              help='The folder of all datasets.')
-@click.option('--mirror', metavar='DIR', show_default='as in training',
-              help='A folder or an address of the published files.')
-@click.option('--device', default='auto', metavar='cpu|cuda|auto', help='Where to compute.')
+@run_options
 @click.option('--batch-size', type=click.IntRange(min=1), show_default='as memory allows',
               help='Questions scored at once; lower it where memory does not suffice.')
 def evaluate(run: str, split: str, as_json: bool, root: Optional[str], mirror: Optional[str],

@@ -3,6 +3,8 @@ from typing import Optional
 
 import click
 
+from pyg_mmkgc.cli.base import run_options
+
 EXAMPLE = 'pyg-mmkgc explain runs/my-run --head France --relation borders --tail Spain'
 
 
@@ -15,11 +17,7 @@ EXAMPLE = 'pyg-mmkgc explain runs/my-run --head France --relation borders --tail
               help='The number of similar training facts.')
 @click.option('--json', 'as_json', is_flag=True, help='Print JSON and nothing else.')
 @click.option('--html', metavar='FILE', help='Write a page with pictures, too.')
-@click.option('--root', metavar='DIR', show_default='as in training',
-              help='The folder of all datasets.')
-@click.option('--mirror', metavar='DIR', show_default='as in training',
-              help='A folder or an address of the published files.')
-@click.option('--device', default='auto', metavar='cpu|cuda|auto', help='Where to compute.')
+@run_options
 def explain(run: str, head: str, relation: str, tail: str, top: int, as_json: bool,
             html: Optional[str], root: Optional[str], mirror: Optional[str], device: str) -> None:
     r"""Say why the model of the run folder RUN gives one answer its score.

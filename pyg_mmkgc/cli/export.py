@@ -2,6 +2,8 @@ from typing import Optional
 
 import click
 
+from pyg_mmkgc.cli.base import run_options
+
 EXAMPLE = 'pyg-mmkgc export runs/my-run --out vectors --format word2vec --what entities'
 VECTORS = ('parquet', 'npy', 'word2vec', 'faiss')
 
@@ -29,11 +31,7 @@ VECTORS = ('parquet', 'npy', 'word2vec', 'faiss')
               help='Abstain from answers below this probability.')
 @click.option('--new', 'only_new', is_flag=True, help='Leave out answers that any split knows; '
               'else those of train.')
-@click.option('--root', metavar='DIR', show_default='as in training',
-              help='The folder of all datasets.')
-@click.option('--mirror', metavar='DIR', show_default='as in training',
-              help='A folder or an address of the published files.')
-@click.option('--device', default='auto', metavar='cpu|cuda|auto', help='Where to compute.')
+@run_options
 def export(run: str, out: str, file_format: str, what: Optional[str], features: bool,
            no_triples: bool, predictions: bool, split: str, top: int, min_probability: float,
            only_new: bool, root: Optional[str], mirror: Optional[str], device: str) -> None:

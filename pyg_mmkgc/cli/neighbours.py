@@ -3,6 +3,8 @@ from typing import Optional
 
 import click
 
+from pyg_mmkgc.cli.base import run_options
+
 EXAMPLE = 'pyg-mmkgc neighbours runs/my-run France --modality image --top 5'
 
 
@@ -13,11 +15,7 @@ EXAMPLE = 'pyg-mmkgc neighbours runs/my-run France --modality image --top 5'
               help='Compare by one modality alone, or by structure.')
 @click.option('--top', default=10, type=click.IntRange(min=1), help='The number of neighbours.')
 @click.option('--json', 'as_json', is_flag=True, help='Print JSON and nothing else.')
-@click.option('--root', metavar='DIR', show_default='as in training',
-              help='The folder of all datasets.')
-@click.option('--mirror', metavar='DIR', show_default='as in training',
-              help='A folder or an address of the published files.')
-@click.option('--device', default='auto', metavar='cpu|cuda|auto', help='Where to compute.')
+@run_options
 def neighbours(run: str, label: str, modality: str, top: int, as_json: bool, root: Optional[str],
                mirror: Optional[str], device: str) -> None:
     r"""List the entities that the model of the run folder RUN finds most similar to the entity

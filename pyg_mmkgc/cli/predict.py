@@ -3,6 +3,8 @@ from typing import Any, Dict, Optional
 
 import click
 
+from pyg_mmkgc.cli.base import run_options
+
 EXAMPLE = 'pyg-mmkgc predict runs/my-run --head France --relation borders --top 5'
 NEW_EXAMPLE = ("pyg-mmkgc predict runs/my-run --new Ruritania --relation borders "
                "--text 'Ruritania (country)' --numeric 'latitude=49.8,longitude=15.5'")
@@ -26,11 +28,7 @@ NEW_EXAMPLE = ("pyg-mmkgc predict runs/my-run --new Ruritania --relation borders
 @click.option('--min-probability', default=0.0, type=click.FloatRange(0, 1), metavar='P',
               help='Abstain from answers below this probability.')
 @click.option('--json', 'as_json', is_flag=True, help='Print JSON and nothing else.')
-@click.option('--root', metavar='DIR', show_default='as in training',
-              help='The folder of all datasets.')
-@click.option('--mirror', metavar='DIR', show_default='as in training',
-              help='A folder or an address of the published files.')
-@click.option('--device', default='auto', metavar='cpu|cuda|auto', help='Where to compute.')
+@run_options
 def predict(run: str, head: Optional[str], relation: str, tail: Optional[str], new: Optional[str],
             side: str, features: Optional[str], text: Optional[str], image: Optional[str],
             numeric: Optional[str], top: int, min_probability: float, as_json: bool,

@@ -3,6 +3,8 @@ from typing import Optional
 
 import click
 
+from pyg_mmkgc.cli.base import run_options
+
 EXAMPLE = 'pyg-mmkgc report runs/my-run --out my-run.html'
 
 
@@ -12,11 +14,7 @@ EXAMPLE = 'pyg-mmkgc report runs/my-run --out my-run.html'
               help='The page to write. Another page is replaced, no other file is.')
 @click.option('--split', default='test', metavar='test|inductive_test',
               help='The split whose groups and answers are shown.')
-@click.option('--root', metavar='DIR', show_default='as in training',
-              help='The folder of all datasets.')
-@click.option('--mirror', metavar='DIR', show_default='as in training',
-              help='A folder or an address of the published files.')
-@click.option('--device', default='auto', metavar='cpu|cuda|auto', help='Where to compute.')
+@run_options
 def report(run: str, out: Optional[str], split: str, root: Optional[str], mirror: Optional[str],
            device: str) -> None:
     r"""Write a page about the run folder RUN: one HTML file that needs no network.

@@ -3,6 +3,8 @@ from typing import Optional
 
 import click
 
+from pyg_mmkgc.cli.base import run_options
+
 EXAMPLE = 'pyg-mmkgc suspects runs/my-run --top 50 --folds 5'
 
 
@@ -13,11 +15,7 @@ EXAMPLE = 'pyg-mmkgc suspects runs/my-run --top 50 --folds 5'
 @click.option('--folds', type=click.IntRange(min=2), show_default='judge by the model of the run',
               help='Train as many models anew, each without a part of train, which it then judges.')
 @click.option('--json', 'as_json', is_flag=True, help='Print JSON and nothing else.')
-@click.option('--root', metavar='DIR', show_default='as in training',
-              help='The folder of all datasets.')
-@click.option('--mirror', metavar='DIR', show_default='as in training',
-              help='A folder or an address of the published files.')
-@click.option('--device', default='auto', metavar='cpu|cuda|auto', help='Where to compute.')
+@run_options
 def suspects(run: str, top: int, split: str, folds: Optional[int], as_json: bool,
              root: Optional[str], mirror: Optional[str], device: str) -> None:
     r"""List the known triples that the model of the run folder RUN finds least plausible.
