@@ -1,15 +1,13 @@
 from typing import Any, Dict, Mapping, Optional, Union
 
-import torch
 from torch import Tensor
-from torch_geometric.nn.inits import glorot
 
 from pyg_mmkgc.data import STRUCTURE
 from pyg_mmkgc.nn.decoders import ComplExDecoder
-from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
+from pyg_mmkgc.nn.models.projected import ProjectedModel
 
 
-class AdditiveComplEx(MultiModalModel):
+class AdditiveComplEx(ProjectedModel):
     r"""The simple way to use modalities, which any fusion has to beat: ComplEx over the sum of a
     learned vector and linear projections of whatever features an entity has,
 
@@ -36,34 +34,9 @@ class AdditiveComplEx(MultiModalModel):
             modality_dropout = {} if kwargs.get('structure_channels') == 0 else {STRUCTURE: 0.25}
         super().__init__(num_entities, num_relations, hidden_channels,
                          ComplExDecoder(num_relations, hidden_channels, init_scale), in_channels,
-                         modality_dropout=modality_dropout, init_scale=init_scale, **kwargs)
-        self.dropout = dropout
-        self.projection = torch.nn.ParameterDict({
-            m: torch.nn.Parameter(torch.empty(channels, hidden_channels))
-            for m, channels in self.in_channels.items()
-        })
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        super().reset_parameters()
-        for weight in self.projection.values():
-            glorot(weight)
+                         dropout, modality_dropout=modality_dropout, init_scale=init_scale,
+                         **kwargs)
 
     def encode(self, index: Optional[Tensor] = None) -> Tensor:
-        x_dict, mask_dict = self.inputs(index)
-        mask_dict = self.drop(mask_dict)
-        parts = []
-        for m, x in x_dict.items():
-            # What stands in a missing row must not matter, not even a NaN:
-            x = torch.where(mask_dict[m].unsqueeze(-1), x, 0.0)
-            if m != STRUCTURE:
-                x = torch.nn.functional.dropout(x, self.dropout, self.training)
-                x = x @ self.projection[m]
-            parts.append(x)
-        return sum(parts)
-
-    def head_vectors(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:
-        return encoded[row]
-
-    def candidate_vectors(self, encoded: Tensor) -> Tensor:
-        return encoded
+        views, _ = self.views(index)
+        return sum(views)

@@ -1,16 +1,15 @@
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch_geometric.nn.inits import glorot
 
 from pyg_mmkgc.data import STRUCTURE
 from pyg_mmkgc.nn.decoders import DECODERS, JointDecision
-from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
+from pyg_mmkgc.nn.models.projected import ProjectedModel
 
 
-class LateFusion(MultiModalModel):
+class LateFusion(ProjectedModel):
     r"""A model of its own for each modality, whose scores are added: the ensemble that any fusion
     of views has to beat,
 
@@ -54,38 +53,13 @@ class LateFusion(MultiModalModel):
             num_entities, num_relations, hidden_channels,
             JointDecision({m: DECODERS[decoder](num_relations, hidden_channels)
                            for m in modalities}, norm_weight=norm_weight),
-            in_channels, structure_channels, modality_dropout, **kwargs)
-        self.dropout = dropout
-        self.projection = torch.nn.ParameterDict({
-            m: Parameter(torch.empty(channels, hidden_channels))
-            for m, channels in self.in_channels.items()
-        })
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        super().reset_parameters()
-        for weight in self.projection.values():
-            glorot(weight)
+            in_channels, dropout, structure_channels=structure_channels,
+            modality_dropout=modality_dropout, **kwargs)
 
     def encode(self, index: Optional[Tensor] = None) -> Tensor:
-        x_dict, mask_dict = self.inputs(index)
-        mask_dict = self.drop(mask_dict)
-        views: List[Tensor] = []
-        for m, x in x_dict.items():
-            # What stands in a missing row must not matter, not even a NaN:
-            x = torch.where(mask_dict[m].unsqueeze(-1), x, 0.0)
-            if m != STRUCTURE:
-                x = torch.nn.functional.dropout(x, self.dropout, self.training)
-                x = x @ self.projection[m]
-            views.append(x)
+        views, mask_dict = self.views(index)
         has = torch.stack([mask_dict[m] for m in self.modalities], dim=1)
         return torch.cat([*views, has.to(views[0].dtype)], dim=1)
-
-    def head_vectors(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:
-        return encoded[row]
-
-    def candidate_vectors(self, encoded: Tensor) -> Tensor:
-        return encoded
 
     def candidate_views(self, encoded: Tensor) -> Dict[str, Tensor]:
         # There is no joint view: scores are added, not vectors.
