@@ -192,12 +192,13 @@ def print_comparison(comparison: 'RunComparison') -> None:
 
 
 def _print_modalities(end: 'ExplainedEntity', how: str) -> None:
-    columns = {'modality': end.modalities,
-               'weight': [f'{end.modality_weights[name]:.2f}' for name in end.modalities]}
+    columns = {'modality': end.modalities}
+    if end.modality_weights is not None:
+        columns['weight'] = [f'{end.modality_weights[name]:.2f}' for name in end.modalities]
     if end.modality_redundancy is not None:
         columns['redundancy (nats)'] = [f'{end.modality_redundancy[name]:.3f}'
                                         for name in end.modalities]
-    if end.has_experts:
+    if end.has_experts and end.expert_weights is not None:
         columns['experts'] = [_joined(end.expert_weights[name], 2) for name in end.modalities]
         if end.view_redundancy is not None:
             columns['their redundancy'] = [_joined(end.view_redundancy[name], 3)

@@ -198,7 +198,8 @@ class Audit:
         from rich.table import Table
         from rich.text import Text
 
-        console = Console(file=io.StringIO(), width=_WIDTH, highlight=False, color_system=None)
+        out = io.StringIO()
+        console = Console(file=out, width=_WIDTH, highlight=False, color_system=None)
 
         def show(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]],
                  names: int = 1) -> None:
@@ -253,7 +254,7 @@ class Audit:
                 f'{finding.severity:<8} {finding.text}', _WIDTH, subsequent_indent=' ' * 9,
                 break_long_words=False, break_on_hyphens=False)))
         # Without the spaces that fill up titles.
-        return '\n'.join(line.rstrip() for line in console.file.getvalue().splitlines())
+        return '\n'.join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def audit(data: Union[HeteroData, Mapping[str, Tensor]], name: str = 'graph') -> Audit:
@@ -483,8 +484,10 @@ def _degrees(train: _Triples, num_entities: int, labels: Sequence[str]) -> Dict[
 
 def _audit_features(x: Tensor, mask: Tensor) -> Dict[str, Any]:
     x = x[mask].float() + 0.0  # [num_present, channels]; -0 becomes 0.
-    out = {'channels': x.size(1), 'entities': x.size(0), 'share': x.size(0) / mask.numel(),
-           'constant': 0, 'duplicate': 0, 'largest_group': 0, 'near': 0}
+    out: Dict[str, Any] = {
+        'channels': x.size(1), 'entities': x.size(0), 'share': x.size(0) / mask.numel(),
+        'constant': 0, 'duplicate': 0, 'largest_group': 0, 'near': 0,
+    }
     if x.numel() == 0:
         return out
     constant = x.amin(dim=1) == x.amax(dim=1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from pyg_mmkgc.data.hetero import EDGE, build_data, get_triples, split_names
+from pyg_mmkgc.data.hetero import EDGE, build_data, get_triples, set_modality, split_names
 from pyg_mmkgc.data.labels import Labels
 from pyg_mmkgc.data.splits import split_triples
 
@@ -177,7 +177,8 @@ def from_pykeen(factories: Any, modalities: Optional[Mapping[str, Modality]] = N
     factories = getattr(factories, 'factory_dict', factories)
     if not isinstance(factories, Mapping):
         factories = {'train': factories}
-    splits, labels = {}, {}
+    splits: Dict[str, Tensor] = {}
+    labels: Dict[str, List[str]] = {}
     for name, factory in factories.items():
         split = PYKEEN_SPLITS.get(name, name)
         if split in splits:
@@ -257,9 +258,9 @@ def _build(columns: Mapping[str, Tuple[Any, ...]], entity_labels: Optional[Seque
                                   ends['tails', split]], dim=1) for split in columns}
     if ratios is not None:
         splits = split_triples(splits['train'], ratios, seed)
-    features = {name: _features(name, value, entity_labels)
-                for name, value in (modalities or {}).items()}
-    data = build_data(splits, entity_labels, relation_labels, features)
+    data = build_data(splits, entity_labels, relation_labels)
+    for name, value in (modalities or {}).items():
+        set_modality(data, name, *_features(name, value, entity_labels))
     data.candidates = 'all'
     return data, ends['labels', 'entities']
 
@@ -386,7 +387,7 @@ def _add_attributes(data: HeteroData, index: Tensor, attributes: Mapping[str, An
         if not str(name).isidentifier() or name in store or name.endswith('_mask'):
             raise ValueError(f"column {name!r} of 'entities' is taken or no usable name (expected "
                              f'a Python identifier other than {list(store.keys())}, "*_mask")')
-        texts = np.append(column.astype(object).to_numpy(), None)
+        texts = np.array([*column.astype(object), None], dtype=object)
         texts[:-1][column.isna() | (column.str.strip() == '')] = None
         store[name] = Labels(texts[row].tolist())
 

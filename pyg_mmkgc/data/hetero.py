@@ -114,7 +114,8 @@ def set_modality(data: HeteroData, name: str, x: Tensor, mask: Optional[Tensor] 
         raise ValueError(f'mask of modality {name!r} needs to be boolean of shape '
                          f'[{num_entities}] (got {mask.dtype}, {list(mask.shape)})')
     if isinstance(x, MemoryMapped):  # It stays in its file; models mask what they gather.
-        bad = torch.cat([~torch.isfinite(part).all(dim=-1) for part in x.split(2**16)]) & mask
+        bad = torch.cat([~torch.isfinite(part).all(dim=-1)
+                         for part in torch.split(x, 2**16)]) & mask
     else:
         x = torch.where(mask.unsqueeze(-1), x, x.new_zeros(()))
         bad = ~torch.isfinite(x).all(dim=-1)

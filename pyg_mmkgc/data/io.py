@@ -331,5 +331,5 @@ def checksum(tensors: Dict[str, Tensor]) -> str:
         tensor = tensors[key]
         value = zlib.crc32(f'{key}{tensor.dtype}{list(tensor.shape)}'.encode(), value)
         if tensor.numel() > 0:
-            value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), value)
+            value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
     return f'{value:08x}'

@@ -21,7 +21,8 @@ class MemoryMapped(Tensor):
     them and move them to their device, and never copy it as a whole. Changing it does not change
     the file, and copying it gives the same one, since nothing ought to change it.
     """
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    # As `torch.nn.Parameter` does; torch types it as a class method.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def __deepcopy__(self, memo: Any) -> 'MemoryMapped':
         return self

@@ -151,7 +151,7 @@ class TripleFile:
 
     def _triples(self) -> Iterator[Tuple[int, Optional[Sequence[str]]]]:
         # The slow pass; None for a row that is none.
-        if self._text is None:
+        if self._text is None or self.positions is None:
             return
         for row in self._text.rows():
             if row.last_line > self._skip:
@@ -159,16 +159,16 @@ class TripleFile:
                 yield row.line, [row.cells[i].strip() for i in self.positions] if fits else None
 
     def _first_error(self, reason: str) -> ValueError:
-        rows = () if self._text is None else self._text.rows()
-        for row in rows:
-            if row.last_line <= self._skip:
-                continue
-            if len(row.cells) != self.width:
-                return _shape_error(self.path, row, self.width, self._text)
-            for i in self.positions:
-                problem = label_error(row.cells[i].strip())
-                if problem is not None:
-                    return _shape_error(self.path, row, self.width, self._text, problem)
+        if self._text is not None and self.positions is not None:
+            for row in self._text.rows():
+                if row.last_line <= self._skip:
+                    continue
+                if len(row.cells) != self.width:
+                    return _shape_error(self.path, row, self.width, self._text)
+                for i in self.positions:
+                    problem = label_error(row.cells[i].strip())
+                    if problem is not None:
+                        return _shape_error(self.path, row, self.width, self._text, problem)
         return ValueError(f'{self.path}: damaged or no table of triples ({_short(reason)})')
 
     def _names_in(self, cells: Sequence[str]) -> bool:
@@ -189,7 +189,8 @@ class TripleFile:
                     raise ValueError(f'{self.path}:1: no column {value} for {part} (expected 0 '
                                      f'to {len(cells) - 1})')
                 found.append(value)
-            return tuple(found)
+            head, relation, tail = found
+            return head, relation, tail
         positions = _named(cells) if header else None
         if positions is not None:
             return positions
@@ -253,9 +254,9 @@ def read_attribute_table(path: PathLike, delimiter: Optional[str] = None) -> Att
     if text is None:
         header = _open_parquet(path).schema_arrow.names
     else:
-        first = next(text.rows(), None)
-        header = [] if first is None else [cell.strip() for cell in first.cells]
-    where = path if text is None else f'{path}:{1 if first is None else first.line}'
+        first = next(text.rows(), _Row(0, 1, 1, []))
+        header = [cell.strip() for cell in first.cells]
+    where = path if text is None else f'{path}:{first.line}'
     if not header or header[0].lower() not in KEY_NAMES:
         raise ValueError(f'{where}: expected a header whose first column is one of '
                          f'{list(KEY_NAMES)} (got {header[:1]})')
@@ -267,9 +268,10 @@ def read_attribute_table(path: PathLike, delimiter: Optional[str] = None) -> Att
         else:
             columns = text.read(len(header), first.last_line, range(len(header)), pa.string())
     except pa.ArrowException as error:
-        for row in text.rows() if text is not None else ():
-            if len(row.cells) != len(header):
-                raise _shape_error(path, row, len(header), text) from error
+        if text is not None:
+            for row in text.rows():
+                if len(row.cells) != len(header):
+                    raise _shape_error(path, row, len(header), text) from error
         raise ValueError(f'{path}: damaged or no table ({_short(str(error))})') from error
 
     if not _is_text(columns[0].type):
@@ -379,19 +381,26 @@ class _Text:
 
     def rows(self) -> Iterator[_Row]:
         # The slow pass: rows that are not blank, with their lines.
-        last = 0
-        reader = csv.reader((f'{line}\n' for line in self._lines()), delimiter=self.delimiter,
-                            strict=True) if self.quoted else None
-        rows = reader if self.quoted else (line.split(self.delimiter) for line in self._lines())
-        number = 0
+        number = last = 0
         try:
-            for count, cells in enumerate(rows, 1):
-                first, last = last + 1, reader.line_num if self.quoted else count
+            for last_line, cells in self._cells():
+                first, last = last + 1, last_line
                 if any(cell.strip() for cell in cells):
                     yield _Row(number, first, last, cells)
                     number += 1
         except csv.Error as error:
             raise ValueError(f'{self.path}:{last + 1}: malformed csv ({error})') from error
+
+    def _cells(self) -> Iterator[Tuple[int, List[str]]]:
+        # All rows, each with its last line.
+        if not self.quoted:
+            for i, line in enumerate(self._lines(), 1):
+                yield i, line.split(self.delimiter)
+            return
+        reader = csv.reader((f'{line}\n' for line in self._lines()), delimiter=self.delimiter,
+                            strict=True)
+        for cells in reader:
+            yield reader.line_num, cells
 
     def _lines(self) -> Iterator[str]:
         i = 0
@@ -434,7 +443,10 @@ def _named(cells: Sequence[str]) -> Optional[Positions]:
     lower = [cell.strip().lower() for cell in cells]
     found = [[i for i, cell in enumerate(lower) if cell in names]
              for names in COLUMN_NAMES.values()]
-    return tuple(where[0] for where in found) if all(len(w) == 1 for w in found) else None
+    if any(len(where) != 1 for where in found):
+        return None
+    (head, ), (relation, ), (tail, ) = found
+    return head, relation, tail
 
 
 def _existing(path: PathLike) -> Path:

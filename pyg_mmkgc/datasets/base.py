@@ -302,13 +302,14 @@ class MMKGDataset(GraphDataset):
                           f"the labels; use encoder='hash', which reads any script, or a "
                           f"multilingual encoder (encoder='hf:<name or folder>', or a callable)",
                           stacklevel=2)
-        root = Path(root or os.environ.get('PYG_MMKGC_ROOT') or 'datasets').expanduser()
-        root /= self.__class__.__name__.lower()
+        folder = Path(root or os.environ.get('PYG_MMKGC_ROOT') or 'datasets').expanduser()
+        folder /= self.__class__.__name__.lower()
         mirror = mirror or os.environ.get('PYG_MMKGC_MIRROR') or None
         self.mirror = None if mirror is None else os.fspath(mirror)
         self._released: Dict[str, Path] = {}
         if features in ('auto', 'released'):
-            self._released = find_released(self._folders(root / 'raw'), [self.name, *self.aliases])
+            self._released = find_released(self._folders(folder / 'raw'),
+                                           [self.name, *self.aliases])
         self.splits = splits
         self.features = 'labels' if features == 'auto' and not self._released else features
         self.encoder = encoder
@@ -316,7 +317,7 @@ class MMKGDataset(GraphDataset):
         self.numeric = numeric
         self.mask_fill = mask_fill
         self._graph: Optional[HeteroData] = None
-        super().__init__(str(root), transform, pre_transform, force_reload)
+        super().__init__(str(folder), transform, pre_transform, force_reload)
         self.data, self.slices = self._graph, None
         del self._graph
         for modality, source in self._data.feature_sources.items():
@@ -345,11 +346,15 @@ class MMKGDataset(GraphDataset):
     def processed_file_names(self) -> List[str]:
         r"""The one cache; every option that changes the graph is in its name."""
         parts = [f'v{CACHE_VERSION}', self.splits, str(self.features).lower()]
-        options = {'pre_transform': self.pre_transform}
+        options: Dict[str, Any] = {'pre_transform': self.pre_transform}
         if self.features in ('auto', 'labels'):
-            named = self.encoder in list(ENCODERS)
-            parts += [self.encoder if named else 'custom', self.description]
-            options |= {'encoder': None if named else self.encoder, 'numeric': self.numeric}
+            if isinstance(self.encoder, str) and self.encoder in ENCODERS:
+                parts.append(self.encoder)
+            else:
+                parts.append('custom')
+                options['encoder'] = self.encoder
+            parts.append(self.description)
+            options['numeric'] = self.numeric
         if self.features in ('auto', 'released') and not self.mask_fill:
             parts.append('filled')
         options = {key: _describe(value) for key, value in options.items() if value is not None}
@@ -493,13 +498,14 @@ class MMKGDataset(GraphDataset):
         if self.pre_transform is None and modality not in self._released:
             if modality in texts:
                 return EncodeText(self.encoder, texts[modality]).encode_new(self._data, content)
-            if modality == numeric.modality:
-                return self._encode_numbers(numeric, content)
+            if modality == numeric.modality and self.numeric_file is not None:
+                return self._encode_numbers(self.numeric_file, numeric, content)
         return super().encode_content(modality, content)
 
-    def _encode_numbers(self, numeric: EncodeNumeric, numbers: Mapping[str, float]) -> Tensor:
+    def _encode_numbers(self, file: str, numeric: EncodeNumeric,
+                        numbers: Mapping[str, float]) -> Tensor:
         entities = read_openke(self.raw_dir)[0]
-        value, attributes = read_numeric_triples(Path(self.raw_dir) / self.numeric_file, entities)
+        value, attributes = read_numeric_triples(Path(self.raw_dir) / file, entities)
         labels = unique_labels(self.attribute_labels(attributes), attributes)
         return numeric.encode_new(value, seen_entities(self._data), number_row(numbers, labels))
 
@@ -520,6 +526,8 @@ class MMKGDataset(GraphDataset):
                 EncodeText(self.encoder, sources, modality).forward(data)
                 out[modality] = f'{" and ".join(sources)}, encoded by {encoder!r}'
 
+        if self.numeric_file is None:
+            return out
         numeric = EncodeNumeric() if self.numeric is None else self.numeric
         if self.numeric is not None:
             self._require(self.numeric_file, present, "'numeric'")
@@ -661,7 +669,7 @@ def _describe(option: Any, depth: int = 0) -> Optional[str]:
     if isinstance(getattr(option, 'cache_key', None), str):  # An encoder says what it holds.
         return repr([type(option).__qualname__, option.cache_key])
     if isinstance(option, Tensor):
-        content = option.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        content = option.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
         return f'{option.dtype}{list(option.shape)}{hashlib.sha256(content).hexdigest()}'
     if isinstance(option, Mapping):
         parts = [_describe(part, depth + 1) for item in option.items() for part in item]
@@ -669,10 +677,11 @@ def _describe(option: Any, depth: int = 0) -> Optional[str]:
         parts = [_describe(part, depth + 1) for part in option]
     else:
         parts = [_describe_state(option, depth)]
-    if None in parts:
+    said = [part for part in parts if part is not None]
+    if len(said) < len(parts):
         return None
     kind = type(option)
-    return f'{kind.__module__}.{kind.__qualname__}({", ".join(parts)})'
+    return f'{kind.__module__}.{kind.__qualname__}({", ".join(said)})'
 
 
 def _describe_state(option: Any, depth: int) -> Optional[str]:
@@ -683,6 +692,7 @@ def _describe_state(option: Any, depth: int) -> Optional[str]:
         function, arguments, state, *items = option.__reduce_ex__(2)
     except (TypeError, ValueError):
         return None
-    if function is not copyreg.__newobj__ or len(arguments) > 1 or any(items):
+    new = copyreg.__newobj__  # type: ignore[attr-defined]  # Typeshed lacks it.
+    if function is not new or len(arguments) > 1 or any(items):
         return None
     return _describe(state, depth + 1)

@@ -57,16 +57,17 @@ class OGBDataset(GraphDataset):
 
     def __init__(self, root: Optional[str] = None, transform: Optional[Callable[..., Any]] = None,
                  pre_transform: Optional[Callable[..., Any]] = None):
-        root = Path(root or os.environ.get('PYG_MMKGC_ROOT') or 'datasets').expanduser()
+        parent = Path(root or os.environ.get('PYG_MMKGC_ROOT') or 'datasets').expanduser()
         name = self.ogb_name.replace('-', '_')
-        folders = [root / f'{name}_pyg', root / name]
-        self.path = next((folder for folder in folders if folder.is_dir()), None)
-        if self.path is None:
+        folders = [parent / f'{name}_pyg', parent / name]
+        folder = next((folder for folder in folders if folder.is_dir()), None)
+        if folder is None:
             raise FileNotFoundError(
                 f"There is no folder '{folders[-1]}', and this package does not download it. By "
-                f"ogb: LinkPropPredDataset('{self.ogb_name}', root='{root}'). By hand: unpack "
+                f"ogb: LinkPropPredDataset('{self.ogb_name}', root='{parent}'). By hand: unpack "
                 f'http://snap.stanford.edu/ogb/data/linkproppred/{self.archive}.zip in '
-                f"'{root}' and rename '{self.archive}' to '{name}'")
+                f"'{parent}' and rename '{self.archive}' to '{name}'")
+        self.path = folder
         super().__init__(transform=transform, pre_transform=pre_transform)
 
         sizes = self.num_nodes()
@@ -176,12 +177,12 @@ def read_mapping(path: Path) -> Optional[List[str]]:
         logger.info("There is no file '%s', so ids stand for names", path)
         return None
     rows = _read_csv(path)
-    names: List[Optional[str]] = [None] * max(len(rows) - 1, 0)
+    names = [''] * max(len(rows) - 1, 0)
     for i, row in enumerate(rows[1:], 2):
         index = _to_int(path, i, row[0])
         if len(row) != 2 or not row[1]:
             raise ValueError(f'{path}:{i}: expected an id and a name (got {row})')
-        if index >= len(names) or names[index] is not None:
+        if index >= len(names) or names[index]:
             raise ValueError(f'{path}:{i}: id {index} is out of range or occurs twice (expected 0 '
                              f'to {len(names) - 1}, each once)')
         names[index] = row[1]
@@ -252,12 +253,12 @@ def _load(path: Path) -> Dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}'")
     reconstruct = np.empty(0).__reduce__()[0]
-    allowed = [np.ndarray, np.dtype, *(type(np.dtype(name)) for name in INTEGERS)]
+    dtypes = [type(np.dtype(name)) for name in INTEGERS]
     # The name depends on the version of NumPy that wrote the file.
-    allowed += [(reconstruct, f'numpy.{core}.multiarray._reconstruct')
-                for core in ('core', '_core')]
+    functions: List[Tuple[Any, str]] = [
+        (reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals([np.ndarray, np.dtype, *dtypes, *functions]):
             parts = torch.load(path, map_location='cpu', weights_only=True)
     except OSError:
         raise

@@ -384,9 +384,8 @@ def _parse_integers(path: Path_, columns: int) -> Tuple[np.ndarray, np.ndarray]:
     content = _read_bytes(path)
     foreign = re.search(rb'[^0-9 \t\r\n]', content)
     if foreign is not None:
-        token = re.compile(rb'[^ \t\r\n]*')
-        start = max(content.rfind(c, 0, foreign.start()) for c in (b' ', b'\t', b'\r', b'\n')) + 1
-        found = token.match(content, start)[0][:40].decode('utf-8', 'replace')
+        begin = max(content.rfind(c, 0, foreign.start()) for c in (b' ', b'\t', b'\r', b'\n')) + 1
+        found = re.split(rb'[ \t\r\n]', content[begin:begin + 40])[0].decode('utf-8', 'replace')
         line = content.count(b'\n', 0, foreign.start()) + 1
         raise ValueError(f'{path}:{line}: expected non-negative integers (got {found!r})')
 
@@ -394,24 +393,24 @@ def _parse_integers(path: Path_, columns: int) -> Tuple[np.ndarray, np.ndarray]:
     border = np.flatnonzero(np.diff(digit, prepend=False, append=False))
     start, stop = border[::2], border[1::2]
     newline = np.flatnonzero(np.frombuffer(content, dtype=np.uint8) == ord('\n'))
-    line = np.searchsorted(newline, start) + 1  # One-based, as editors count.
+    lines = np.searchsorted(newline, start) + 1  # One-based, as editors count.
     too_long = stop - start > _MAX_DIGITS
     if too_long.any():
         i = int(too_long.argmax())
         found = content[start[i]:stop[i]][:40].decode()
-        raise ValueError(f'{path}:{line[i]}: number too large (got {found!r})')
+        raise ValueError(f'{path}:{lines[i]}: number too large (got {found!r})')
 
-    if start.size == 0 or (line == line[0]).sum() != 1:
+    if start.size == 0 or (lines == lines[0]).sum() != 1:
         found = content.lstrip().split(b'\n')[0][:40].decode()
-        raise ValueError(f'{path}:{line[0] if start.size else 1}: expected the number of triples '
+        raise ValueError(f'{path}:{lines[0] if start.size else 1}: expected the number of triples '
                          f'alone in the first line (got {found.strip()!r})')
     values = np.fromstring(content.decode('ascii'), dtype=np.int64, sep=' ')
     assert values.size == start.size
-    row_line, width = np.unique(line[1:], return_counts=True)
+    row_line, width = np.unique(lines[1:], return_counts=True)
     if (width != columns).any():
         i = int((width != columns).argmax())
         raise ValueError(f'{path}:{row_line[i]}: expected {columns} columns (got {width[i]})')
-    _check_count(path, int(line[0]), int(values[0]), row_line.size, 'triples')
+    _check_count(path, int(lines[0]), int(values[0]), row_line.size, 'triples')
     return values[1:].reshape(-1, columns), row_line
 
 

@@ -65,7 +65,7 @@ def get_dataset(name_or_folder: Union[str, 'os.PathLike[str]'], root: Optional[s
     if is_path or (normalize_name(name) not in DATASETS and os.path.isdir(name)):
         return MMKGFolder(name, **_checked(name, MMKGFolder, kwargs))
     cls = resolve(name)
-    shared = {key: value for key, value in [('root', root), ('mirror', mirror)]
+    shared: Dict[str, Any] = {key: value for key, value in [('root', root), ('mirror', mirror)]
               if key in signature(cls).parameters}
     return cls(**shared, **_checked(name, cls, kwargs))
 

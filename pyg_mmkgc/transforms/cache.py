@@ -46,7 +46,7 @@ class FeatureCache:
         r"""The cache that an argument stands for: a cache itself, a folder, or :obj:`None`, which
         means `$PYG_MMKGC_CACHE` where that is set, and else no cache: without being asked,
         nothing is written into the home directory."""
-        if isinstance(cache, cls):
+        if isinstance(cache, FeatureCache):
             return cache
         if cache is None and not os.environ.get('PYG_MMKGC_CACHE'):
             return None

@@ -56,8 +56,6 @@ class EncodeContent(BaseTransform):
     declares that a vector depends on its own content alone; only such vectors are cached. An
     encoder may have a method `check` that is called with all content beforehand.
     """
-    #: The version of how content is read; goes into the key of all cached vectors.
-    reader: str
     #: The encoder is called with at most so many pieces of content at a time.
     batch_size: ClassVar[int] = 16
     #: After so many, vectors are stored.
@@ -72,6 +70,11 @@ class EncodeContent(BaseTransform):
         self.cache = FeatureCache.resolve(cache)
         self.on_error = on_error
         self._encoder = encoder_function
+
+    @property
+    @abstractmethod
+    def reader(self) -> str:
+        r"""The version of how content is read; goes into the key of all cached vectors."""
 
     @abstractmethod
     def contents(self, data: HeteroData) -> List[Sequence[str]]:
@@ -191,7 +194,7 @@ class EncodeFiles(EncodeContent):
         self.source = source
 
     def contents(self, data: HeteroData) -> List[Sequence[str]]:
-        out = []
+        out: List[Sequence[str]] = []
         for i, value in enumerate(get_column(data, self.source, 'paths')):
             paths = value if isinstance(value, (list, tuple)) else [value] if value else []
             if not all(isinstance(path, (str, os.PathLike)) for path in paths):

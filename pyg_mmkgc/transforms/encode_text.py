@@ -1,6 +1,6 @@
 r"""Texts of the entities as a modality."""
 import hashlib
-from typing import Callable, List, Sequence, Tuple, Union
+from typing import Callable, Dict, List, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from pyg_mmkgc.transforms.text_encoders import (
 TextEncoder = Callable[[Sequence[str]], Tensor]
 
 #: The encoders that have a name.
-ENCODERS = {'hash': HashTextEncoder, 'minilm': MiniLMEncoder}
+ENCODERS: Dict[str, Callable[[], TextEncoder]] = {'hash': HashTextEncoder, 'minilm': MiniLMEncoder}
 
 
 class EncodeText(EncodeContent):

@@ -60,7 +60,7 @@ class EfficientNetLite0Encoder:
         return f'{self.__class__.__name__} 1 {content_digest(self.path)}'
 
     @cached_property
-    def _model(self) -> torch.nn.Module:
+    def _model(self) -> Any:
         model = self._network.from_name('efficientnet-lite0')
         model.load_state_dict(torch.load(self.path, map_location='cpu', weights_only=True))
         return model.eval()

@@ -110,10 +110,10 @@ def _describe_triples(folder: Path, config: FolderConfig) -> None:
     config.delimiter = _delimiter(tables[0])
     files = [TripleFile(path, delimiter=config.delimiter) for path in tables]
     headers = {file.header for file in files}
-    positions = {file.positions for file in files}
-    if len(headers) == len(positions) == 1 and None not in positions:
+    positions, *others = {file.positions for file in files}
+    if len(headers) == 1 and positions is not None and not others:
         config.header = headers.pop()
-        config.columns = dict(zip(('head', 'relation', 'tail'), positions.pop(), strict=True))
+        config.columns = dict(zip(('head', 'relation', 'tail'), positions, strict=True))
 
 
 def _only_candidate(folder: Path) -> Path:

@@ -124,7 +124,8 @@ def encode(data: HeteroData, folder: Path, config: FolderConfig) -> Dict[str, Ca
         ImportError: If an encoder needs a package that is not installed.
         ValueError: If an encoder or its source is unknown, or the modality is there already.
     """
-    ready, out = modality_names(data), {}
+    ready = modality_names(data)
+    out: Dict[str, Callable[[], Any]] = {}
     for name, options in planned(data, config).items():
         if options.get('encoder', '') is None or (name in ready and 'encoder' not in options):
             continue

@@ -82,7 +82,9 @@ def read_graph(folder: Path, config: FolderConfig) -> Graph:
     if entity_list is None and relation_list is None:
         _warn_of_swapped_columns(paths, tables)
 
-    lookup = _Lookup(files, config.ids, {'entity': entity_path, 'relation': relation_path})
+    listings = {'entity': entity_path, 'relation': relation_path}
+    lookup = _Lookup(files, config.ids,
+                     {kind: path for kind, path in listings.items() if path is not None})
     entities, entity_ids = lookup('entity', {s: t.entities for s, t in tables.items()},
                                   entity_list)
     relations, rel_ids = lookup('relation', {s: t.relations for s, t in tables.items()},
@@ -221,7 +223,7 @@ def _split(path: Path, triples: Tensor, config: FolderConfig) -> Dict[str, Tenso
 class _Lookup:
     r"""Turns what cells hold, labels or ids, into positions in one list."""
     def __init__(self, files: Dict[str, TriplesOf], first_id: Optional[int],
-                 listings: Dict[str, Optional[Path]]):
+                 listings: Dict[str, Path]):
         self.files = files
         self.first_id = first_id
         self.listings = listings
