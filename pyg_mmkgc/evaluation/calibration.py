@@ -188,11 +188,12 @@ def _scores(model: Any, data: HeteroData, split: str, candidates: Optional[str],
     order = torch.randperm(queries.size(1), generator=torch.Generator().manual_seed(seed))
     num_entities = data['entity'].num_nodes
     size = min(max_queries, max(MIN_QUERIES, MAX_ELEMENTS // num_entities))
-    queries = queries[:, order[:size].to(device)]
+    head_index, rel_type, tail_index = queries[:, order[:size].to(device)]
     with _evaluating(model):
         yield from filtered_scores(
-            _as_scorer(model), *queries, build_index(data, known_splits(data, split)),
-            num_entities, seen if candidates == 'seen' else None)
+            _as_scorer(model), head_index, rel_type, tail_index,
+            build_index(data, known_splits(data, split)), num_entities,
+            seen if candidates == 'seen' else None)
 
 
 def _check_temperature(temperature: float) -> None:

@@ -138,8 +138,9 @@ def evaluate(
     num_entities, num_relations = data['entity'].num_nodes, data[EDGE].num_relations
     candidates = _candidates(data, split, candidates, seen, triples)
     filter_splits = split_names(data) if filter_splits is None else list(filter_splits)
+    none = torch.empty(0, dtype=torch.long)
     known = (build_index(data, filter_splits) if filter_splits else
-             TripleIndex(*torch.empty(3, 0, dtype=torch.long), num_entities, num_relations))
+             TripleIndex(none, none, none, num_entities, num_relations))
 
     head_index, rel_type, tail_index = (
         x.to(device or _device(model) or x.device) for x in triples)

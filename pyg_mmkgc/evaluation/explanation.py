@@ -18,7 +18,7 @@ from pyg_mmkgc.data import (
 from pyg_mmkgc.evaluation.calibration import _check_temperature
 from pyg_mmkgc.evaluation.evaluator import _device, _evaluating
 from pyg_mmkgc.evaluation.prediction import _named, filtered_softmax, find_label, known_by
-from pyg_mmkgc.evaluation.ranking import Scorer, rank
+from pyg_mmkgc.evaluation.ranking import Ranks, Scorer, rank
 
 #: Facts whose vectors are compared at a time.
 CHUNK = 8192
@@ -108,7 +108,8 @@ class Explanation:
         relation (str): The label of the relation.
         head (ExplainedEntity): The head.
         tail (ExplainedEntity): The tail.
-        known (str): The first split that holds the fact, else ``'new'``.
+        known (str, optional): The first split that holds the fact, else ``'new'``; :obj:`None` of
+            a graph that came without its triples.
         score (float): The score.
         rank (float): The filtered rank of the tail.
         head_rank (float): That of the head as the answer to :math:`(?, r, t)`.
@@ -128,7 +129,7 @@ class Explanation:
     relation: str
     head: ExplainedEntity
     tail: ExplainedEntity
-    known: str
+    known: Optional[str]
     score: float
     rank: float
     head_rank: float
@@ -217,24 +218,24 @@ def explain(model: Any, data: HeteroData, head: Union[str, int], relation: Union
     h, t = find_label('entity', labels, head), find_label('entity', labels, tail)
     r = find_label('relation', data[EDGE].label, relation)
     device = _device(model)
-    triple = [torch.tensor([i], device=device) for i in (h, r, t)]
-    question = _Question(data, *triple)
+    head_index, rel_type, tail_index = (torch.tensor([i], device=device) for i in (h, r, t))
+    question = _Question(data, head_index, rel_type, tail_index)
 
     with _evaluating(model):
         row, ranks = question.ask(model)
         score = row.masked_fill(~question.allowed.to(row.device), float('-inf'))
         if temperature is not None:
-            probability = filtered_softmax((score / temperature).unsqueeze(0), data, triple[0],
-                                           triple[1])[0]
+            probability = filtered_softmax((score / temperature).unsqueeze(0), data, head_index,
+                                           rel_type)[0]
         else:
             probability = score.softmax(0) if model.objective == 'softmax' else score.sigmoid()
-        parts = model.contributions(*triple)
+        parts = model.contributions(head_index, rel_type, tail_index)
         out = Explanation(
             model=type(model).__name__,
             relation=data[EDGE].label[r],
-            head=_entity(model, data, h, triple[1]),
+            head=_entity(model, data, h, rel_type),
             tail=_entity(model, data, t),
-            known=known_by(data, triple[0], triple[1], triple[2])[0],
+            known=known_by(data, head_index, rel_type, tail_index)[0],
             score=float(row[t]),
             rank=float(ranks.rank[0]),
             head_rank=question.head_rank(model),
@@ -245,7 +246,7 @@ def explain(model: Any, data: HeteroData, head: Union[str, int], relation: Union
             modalities=list(model.modalities) if hasattr(model, 'modalities') else None,
             contributions=parts and {name: float(part[0]) for name, part in parts.items()},
             removals=_removals(model, question, h, t),
-            similar=_similar(model, data, *triple, top),
+            similar=_similar(model, data, head_index, rel_type, tail_index, top),
         )
     return out.with_contents(lambda entity: entity_contents(data, entity))
 
@@ -260,7 +261,7 @@ class _Question:
         self.candidates = (getattr(data, 'candidates', 'all') if bool(seen[both].all()) else 'all')
         self.allowed = seen if self.candidates == 'seen' else torch.ones_like(seen)
 
-    def ask(self, model: Any) -> Tuple[Tensor, Any]:
+    def ask(self, model: Any) -> Tuple[Tensor, Ranks]:
         r"""The scores of all entities :math:`(N)`, and the rank of the answer."""
         row = model.scorer()(*self.triple[:2], 0, self.num_entities)
         # They are ranked as they are, so that nothing is scored twice.
@@ -273,9 +274,10 @@ class _Question:
         return float(self._rank(model.scorer(), tail_index, rel_type + self.num_relations,
                                 head_index).rank[0])
 
-    def _rank(self, scorer: Scorer, *query: Tensor) -> Any:
-        return rank(scorer, *query, self.known, num_entities=self.num_entities,
-                    candidates=self.allowed)
+    def _rank(self, scorer: Scorer, head_index: Tensor, rel_type: Tensor,
+              tail_index: Tensor) -> Ranks:
+        return rank(scorer, head_index, rel_type, tail_index, self.known,
+                    num_entities=self.num_entities, candidates=self.allowed)
 
 
 def _entity(model: Any, data: HeteroData, entity: int,
@@ -325,14 +327,14 @@ def _similar(model: Any, data: HeteroData, head_index: Tensor, rel_type: Tensor,
     facts = torch.stack([heads[kept], tails[kept]]).unique(dim=1)
     if facts.size(1) == 0 or top == 0:
         return []
-    sides = [_cosine(model, head_index, facts[0], rel_type),
-             _cosine(model, tail_index, facts[1], None)]
-    mean = sum(sides) / 2
+    of_heads = _cosine(model, head_index, facts[0], rel_type)
+    of_tails = _cosine(model, tail_index, facts[1], None)
+    mean = (of_heads + of_tails) / 2
     labels = data['entity'].label
     best = mean.argsort(descending=True, stable=True)[:top]
     return [SimilarFact(h, t, labels[h], labels[t], *values) for (h, t), *values in zip(
-        facts[:, best].t().tolist(), mean[best].tolist(), sides[0][best].tolist(),
-        sides[1][best].tolist(), strict=True)]
+        facts[:, best].t().tolist(), mean[best].tolist(), of_heads[best].tolist(),
+        of_tails[best].tolist(), strict=True)]
 
 
 def _cosine(model: Any, entity: Tensor, others: Tensor, rel_type: Optional[Tensor]) -> Tensor:

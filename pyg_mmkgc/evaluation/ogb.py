@@ -120,15 +120,16 @@ def _evaluator(name: str) -> Any:
     # the interpreter waits for at its end. It does not where it finds no package `outdated`.
     hidden = 'outdated'
     missing = object()
-    module = sys.modules.get(hidden, missing)
-    sys.modules[hidden] = None
+    modules: Dict[str, Any] = sys.modules  # None stops an import, which typeshed does not say.
+    module = modules.get(hidden, missing)
+    modules[hidden] = None
     try:
         from ogb.linkproppred import Evaluator
     except ImportError as error:
         raise ImportError("'evaluate_ogb' needs ogb: pip install ogb") from error
     finally:
         if module is missing:
-            del sys.modules[hidden]
+            del modules[hidden]
         else:
-            sys.modules[hidden] = module
+            modules[hidden] = module
     return Evaluator(name)

@@ -73,7 +73,8 @@ def predict(
         ValueError: If not exactly one of :obj:`head` and :obj:`tail` is given, a label is unknown
             (the message names similar ones) or another argument is invalid.
     """
-    if (head is None) == (tail is None):
+    given = head if tail is None else tail
+    if given is None or None not in (head, tail):
         raise ValueError(f"expected exactly one of 'head' and 'tail' (got {head!r} and {tail!r})")
     if top < 1:
         raise ValueError(f"'top' needs to be at least 1 (got {top})")
@@ -82,10 +83,10 @@ def predict(
     if temperature is not None:
         _check_temperature(temperature)
     if features is not None:
-        model, data = _with_new(model, data, tail if head is None else head, features, masks)
+        model, data = _with_new(model, data, given, features, masks)
     num_entities, num_relations = data['entity'].num_nodes, data[EDGE].num_relations
     labels = data['entity'].label
-    entity = find_label('entity', labels, head if tail is None else tail)
+    entity = find_label('entity', labels, given)
     relation_id = find_label('relation', data[EDGE].label, relation)
     if tail is not None:
         relation_id += num_relations
@@ -114,7 +115,7 @@ def predict(
     out = []
     for i, e in enumerate(answer.tolist()):
         weights = None
-        if query_weights is not None:
+        if query_weights is not None and answer_weights is not None:
             weights = {'query': _named(model.modalities, query_weights[0]),
                        'answer': _named(model.modalities, answer_weights[i])}
         out.append({'entity': labels[e], 'score': float(score[e]),
@@ -214,7 +215,7 @@ def known_by(data: HeteroData, head_index: Tensor, rel_type: Tensor,
     """
     if data[EDGE].edge_type.numel() == 0:
         return [None] * answer.numel()
-    out = ['new'] * answer.numel()
+    out: List[Optional[str]] = ['new'] * answer.numel()
     for split in reversed(split_names(data)):
         found = build_index(data, [split]).contains(head_index.cpu(), rel_type.cpu(), answer.cpu())
         out = [split if hit else name for hit, name in zip(found.tolist(), out, strict=True)]

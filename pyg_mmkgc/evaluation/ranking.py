@@ -191,9 +191,9 @@ def _chunks(num_entities: int, chunk_size: int,
     size = dist.get_world_size(process_group)
     if size > num_entities:
         raise ValueError(f"'process_group' has {size} processes for {num_entities} entities")
-    parts = bounds(0, num_entities, size)
-    num_chunks = -(-max(stop - start for start, stop in parts) // chunk_size)
-    parts = [bounds(start, stop, num_chunks) for start, stop in parts]
+    shares = bounds(0, num_entities, size)
+    num_chunks = -(-max(stop - start for start, stop in shares) // chunk_size)
+    parts = [bounds(start, stop, num_chunks) for start, stop in shares]
     return (torch.tensor([start for part in parts for start, _ in part]),
             parts[dist.get_rank(process_group)])
 
@@ -222,12 +222,13 @@ def _count(scorer: Scorer, head_index: Tensor, rel_type: Tensor, tail_index: Ten
 
     # Pass 1: the score of each answer, from the chunk that it is in.
     first, last = int(number.min()), int(number.max())
-    answer = scores = None
+    scores = score(first)
+    answer = scores.new_zeros(head_index.numel(), 1)
     for chunk in range(first, last + 1):
-        scores = None  # Never two chunks in memory.
-        scores = score(chunk)
+        if chunk != first:
+            del scores  # Never two chunks in memory.
+            scores = score(chunk)
         inside, picked = pick(scores, chunk)
-        answer = torch.zeros_like(picked) if answer is None else answer
         answer = torch.where(inside.unsqueeze(-1), picked, answer)
     if process_group is not None:  # Zero in all processes but one.
         dist.all_reduce(answer, group=process_group)
@@ -239,7 +240,7 @@ def _count(scorer: Scorer, head_index: Tensor, rel_type: Tensor, tail_index: Ten
     blocks = _blocks_of_answers(known, head_index, rel_type)
     for chunk in [last, *range(last), *range(last + 1, len(chunks))]:
         if chunk != last:
-            scores = None
+            del scores
             scores = score(chunk)
         start, stop = chunks[chunk]
         has_nan |= scores.amax(dim=-1).isnan()  # The maximum carries NaN on.
@@ -271,10 +272,10 @@ def _count(scorer: Scorer, head_index: Tensor, rel_type: Tensor, tail_index: Ten
         dist.all_reduce(counts, group=process_group)
         counts, has_nan = counts[:3], counts[3] > 0
     if bool(has_nan.any()):
-        row = int(has_nan.nonzero()[0, 0])
+        query = int(has_nan.nonzero()[0, 0])
         raise ValueError(f'{int(has_nan.sum())} of {has_nan.numel()} queries in a batch have NaN '
-                         f'scores (first: head {int(head_index[row])}, relation '
-                         f'{int(rel_type[row])})')
+                         f'scores (first: head {int(head_index[query])}, relation '
+                         f'{int(rel_type[query])})')
     return counts
 
 

@@ -61,7 +61,8 @@ def predict_triples(model: Any, head_index: Tensor, rel_type: Tensor, tail_index
         sides = [(tail_index, rel_type + R, head_index), (head_index, rel_type, tail_index)]
         head, tail = (rank(scorer, *side, known, num_entities=N, candidates=candidates).rank
                       for side in sides)
-        logs = [log_probability(scorer, *side, known, num_entities=N, temperature=temperature,
-                                candidates=candidates).cpu() for side in sides]
+        log_head, log_tail = (
+            log_probability(scorer, *side, known, num_entities=N, temperature=temperature,
+                            candidates=candidates).cpu() for side in sides)
         score = model(head_index, rel_type, tail_index).float().cpu()
-    return TriplePredictions(score, head, tail, (sum(logs) / 2).exp())
+    return TriplePredictions(score, head, tail, ((log_head + log_tail) / 2).exp())
