@@ -74,11 +74,11 @@ def line_chart(title: str, xlabel: str, ylabel: str, series: Dict[str, Points]) 
         series (Dict[str, Sequence[Tuple[float, float]]]): For each line its points; lines
             without any are left out.
     """
-    series = {name: [(float(x), float(y)) for x, y in points if math.isfinite(y)]
+    finite = {name: [(float(x), float(y)) for x, y in points if math.isfinite(y)]
               for name, points in series.items()}
-    series = {name: points for name, points in series.items() if points}
-    xs = [x for points in series.values() for x, _ in points]
-    ys = [y for points in series.values() for _, y in points]
+    lines = {name: points for name, points in finite.items() if points}
+    xs = [x for points in lines.values() for x, _ in points]
+    ys = [y for points in lines.values() for _, y in points]
     xticks, yticks = ticks(xs), ticks(ys)
     xticks = [x for x in xticks if x == int(x)]  # Epochs have no halves.
 
@@ -95,7 +95,7 @@ def line_chart(title: str, xlabel: str, ylabel: str, series: Dict[str, Points]) 
     return LineChart(
         title, xlabel, ylabel,
         [Line(name, points, [(x_place(x), y_place(y)) for x, y in points])
-         for name, points in series.items()],
+         for name, points in lines.items()],
         [Tick(x_place(x), f'{x:g}') for x in xticks], [Tick(y_place(y), f'{y:g}') for y in yticks])
 
 

@@ -169,7 +169,8 @@ def _data(run: Run) -> str:
 
 
 def _reciprocal(evaluation: Evaluation) -> Tensor:
-    return sum(part.rank.reciprocal() for part in evaluation.ranks.values()) / 2
+    head, tail = (part.rank.reciprocal() for part in evaluation.ranks.values())
+    return (head + tail) / 2
 
 
 def _test(first: str, second: str, a: Evaluation, b: Evaluation) -> PairedTest:

@@ -16,7 +16,7 @@ from pyg_mmkgc.data import (
 )
 from pyg_mmkgc.evaluation import predict_triples
 from pyg_mmkgc.evaluation.evaluator import DEGREE_BINS
-from pyg_mmkgc.report.charts import LineChart, line_chart
+from pyg_mmkgc.report.charts import LineChart, Points, line_chart
 from pyg_mmkgc.report.page import render
 from pyg_mmkgc.report.reproduce import train_command
 from pyg_mmkgc.training import Run, relation_modality_weights
@@ -80,11 +80,10 @@ def report_page(run: Run, split: str = 'test') -> str:
     Raises:
         ValueError: If a finished run has no metrics of the split.
     """
-    metrics, best, worst = run.metrics.get(split), [], []
+    metrics = run.metrics.get(split)
     if metrics is None and run.metrics:
         raise ValueError(f"'split' needs to be one of {sorted(run.metrics)} (got {split!r})")
-    if metrics is not None:
-        best, worst = judge(run, split)
+    best, worst = ([], []) if metrics is None else judge(run, split)
     return render(
         'report.html', run=run, config=run.config, split=split, metrics=metrics,
         splits=[run.metrics[name] for name in sorted(run.metrics, key=lambda s: (s != split, s))],
@@ -113,12 +112,13 @@ def judge(run: Run, split: str = 'test',
         (List[Judged], List[Judged]): The best, best first, and the worst, worst first.
     """
     data, device = run.data, next(run.model.parameters()).device
-    triples = [x.to(device) for x in get_triples(data, split)]
+    head_index, rel_type, tail_index = (x.to(device) for x in get_triples(data, split))
     seen = not split.startswith('inductive') and getattr(data, 'candidates', 'all') == 'seen'
     found = predict_triples(
-        run.model, *triples, build_index(data), candidates=seen_entities(data) if seen else None,
+        run.model, head_index, rel_type, tail_index, build_index(data),
+        candidates=seen_entities(data) if seen else None,
         temperature=run.calibration.get('temperature') or 1.0)
-    triples = torch.stack(triples).cpu()
+    triples = torch.stack([head_index, rel_type, tail_index]).cpu()
     order = found.probability.argsort(descending=True, stable=True)
     # Of facts that are there twice, one is enough.
     _, first = triples.unique(dim=1, return_inverse=True)
@@ -186,7 +186,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> List[LineCha
     """
     out = []
     for key, title in (('val_mrr', 'Validation MRR'), ('loss', 'Training loss')):
-        series = {}
+        series: Dict[str, Points] = {}
         for name, history in histories.items():
             for choosing in (True, False):
                 # Where a part of train was held out to choose the epoch by, there are two models.

@@ -1,6 +1,6 @@
 r"""Entropy-guided negative sampling (EGNS)."""
 import math
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -281,17 +281,18 @@ class EGNS(TripleNegativeSampling):
         self.running_entropy[index] = old.lerp(mean, self.momentum * (count > 0))
         self.count.index_add_(0, index, src[:, 1].double())
         if self.quantiles is not None:
-            self._update_threshold(entropy, valid)
+            self._update_threshold(entropy, valid, self.quantiles)
 
         self.num_updates += 1
         if self.num_updates % self.refresh_every == 0:
             self.refresh()
 
-    def _update_threshold(self, entropy: Tensor, valid: Tensor) -> None:
+    def _update_threshold(self, entropy: Tensor, valid: Tensor,
+                          quantiles: Sequence[float]) -> None:
         # Masked values sort to the end, so that the quantile needs no selection.
         entropy = entropy.masked_fill(~valid, math.inf).view(-1).sort().values
         num_valid = valid.sum()
-        q = torch.stack([torch.full_like(entropy[0], value) for value in self.quantiles])
+        q = torch.stack([torch.full_like(entropy[0], value) for value in quantiles])
         position = q * (num_valid - 1).clamp(min=0)
         lower = position.floor()
         value = torch.lerp(entropy[lower.long()], entropy[position.ceil().long()],

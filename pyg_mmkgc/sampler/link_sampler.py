@@ -75,10 +75,10 @@ class EntityLinkSampler(BaseSampler):
 
     def _sample(self, seed: Union[Tensor, Dict[str, Tensor]],
                 seed_time: None) -> Union[SamplerOutput, HeteroSamplerOutput]:
-        if self.edge_type is None:
+        if isinstance(seed, Tensor):
             return SamplerOutput(*self._subgraph(seed))
-        node_type = self.edge_type[0]
-        node, row, col, edge = self._subgraph(seed[node_type])
+        (node_type, seed_of_type), = seed.items()
+        node, row, col, edge = self._subgraph(seed_of_type)
         return HeteroSamplerOutput({node_type: node}, {self.edge_type: row}, {self.edge_type: col},
                                    {self.edge_type: edge})
 

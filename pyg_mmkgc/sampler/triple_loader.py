@@ -52,13 +52,12 @@ class TripleLoader:
             raise ValueError('There are no triples to load')
         if batch_size < 1:
             raise ValueError(f"'batch_size' needs to be positive (got {batch_size})")
-        if inverse and num_relations is None:
-            raise ValueError("'inverse' needs 'num_relations': the inverse of relation r is "
-                             'r + num_relations')
-        if inverse:
-            check_ids('rel_type', rel_type, num_relations)
         triples = torch.stack([head_index, rel_type, tail_index]).long().to(device)
         if inverse:
+            if num_relations is None:
+                raise ValueError("'inverse' needs 'num_relations': the inverse of relation r is "
+                                 'r + num_relations')
+            check_ids('rel_type', rel_type, num_relations)
             head_index, rel_type, tail_index = triples
             triples = torch.cat([
                 triples,
@@ -74,7 +73,7 @@ class TripleLoader:
         self.generator = generator
         #: The number of epochs that were finished.
         self.epoch = 0
-        self._order: Optional[Tensor] = None
+        self._order = triples.new_empty(0)  # Between epochs there is none.
         self._position = 0
         self._resumed = False
 
@@ -99,7 +98,7 @@ class TripleLoader:
             index = self._order[start:start + self.batch_size]
             head_index, rel_type, tail_index = self.triples[:, index].unbind(0)
             yield head_index, rel_type, tail_index
-        self._order = None
+        self._order = self.triples.new_empty(0)
         self._position = 0
         self.epoch += 1
 
@@ -112,11 +111,10 @@ class TripleLoader:
 
     def state_dict(self) -> Dict[str, Tensor]:
         r"""Epoch, position, the order of an epoch under way, and the generator, as tensors."""
-        order = self._order if self._order is not None else self.triples.new_empty(0)
         return {
             'epoch': torch.tensor(self.epoch),
             'position': torch.tensor(self._position),
-            'order': order.cpu().clone(),
+            'order': self._order.cpu().clone(),
             'generator': self.generator.get_state(),
         }
 
@@ -140,7 +138,7 @@ class TripleLoader:
         self.epoch = int(state['epoch'])
         self._position = position
         self._resumed = order.numel() > 0
-        self._order = order.to(self.triples.device) if self._resumed else None
+        self._order = order.to(self.triples.device)
         self.generator.set_state(state['generator'].cpu())
 
     def __repr__(self) -> str:

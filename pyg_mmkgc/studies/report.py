@@ -218,7 +218,8 @@ def _draw(study: Study, report: Report,
     height = 3.8 if study.xlabel else 1.4 + 0.3 * len(report.lines)
     width = 5.2 * len(splits) + (2.4 if study.xlabel else 1.2)
     figure = new_figure(width, height + (2.8 if classes else 0))
-    parts = figure.subfigures(2, 1, height_ratios=[height, 2.8]) if classes else [figure]
+    parts = (figure.subfigures(2, 1, squeeze=False, height_ratios=[height, 2.8])[:, 0] if classes
+             else [figure])
     for axes, split in zip(parts[0].subplots(1, len(splits), squeeze=False, sharey=not study.xlabel
                                              )[0], splits, strict=True):
         (_draw_curves if study.xlabel else _draw_bars)(axes, report.lines, split)
@@ -251,10 +252,10 @@ def _draw_bars(axes: Any, lines: Sequence[Line], split: str) -> None:
 
 def _draw_curves(axes: Any, lines: Sequence[Line], split: str) -> None:
     for curve in dict.fromkeys(curve for line in lines for curve in line.curves):
-        points = sorted((line for line in lines if curve in line.curves), key=lambda line: line.x)
-        stats = [_stats(line, split) for line in points]
-        axes.errorbar([line.x for line in points], [mean for mean, _ in stats],
-                      yerr=[sd for _, sd in stats], marker='.', capsize=2, label=curve)
+        points = sorted((line.x, *_stats(line, split)) for line in lines
+                        if line.x is not None and curve in line.curves)
+        x, mean, sd = zip(*points, strict=True)
+        axes.errorbar(x, mean, yerr=sd, marker='.', capsize=2, label=curve)
     for line in lines:
         if line.x is None:
             axes.axhline(_stats(line, split)[0], linestyle=':', color='gray', label=line.look)

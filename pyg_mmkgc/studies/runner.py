@@ -270,9 +270,9 @@ def _run_all(cells: Sequence[Cell], source: Source, workers: int, threads: int) 
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
     if failures:
-        cell, error = failures[0]
-        raise type(error)(f'{len(failures)} of {len(cells)} cells failed; first row '
-                          f'{cell.row.name!r}, seed {cell.seed}: {error}') from error
+        cell, failure = failures[0]
+        raise type(failure)(f'{len(failures)} of {len(cells)} cells failed; first row '
+                          f'{cell.row.name!r}, seed {cell.seed}: {failure}') from failure
 
 
 def _attempt(cell: Cell) -> Optional[Exception]:
@@ -288,13 +288,9 @@ def _attempt(cell: Cell) -> Optional[Exception]:
 
 def _run(cell: Cell) -> Dict[str, Any]:
     row, start = cell.row, time.perf_counter()
-    fit: Optional[Fit] = None
-
-    def on_epoch(entry: Dict[str, Any]) -> None:
-        entry.update(row.probe(fit))
-
-    fit = Fit(row.recipe, _changed(row.changes, cell.seed),
-              on_epoch=None if row.probe is None else on_epoch)
+    fit, probe = Fit(row.recipe, _changed(row.changes, cell.seed)), row.probe
+    if probe is not None:
+        fit.on_epoch = lambda entry: entry.update(probe(fit))
     result = fit()
     if result.interrupted:
         raise KeyboardInterrupt

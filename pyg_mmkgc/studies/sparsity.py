@@ -26,9 +26,9 @@ def rows(recipe: Recipe, data: HeteroData, modalities: Optional[Sequence[str]] =
         changes = (partial(SampleTriples, share), )
         for curve in (recipe.model['name'], STRUCTURE_CURVE):
             name = f'{curve}, {share:.0%}'
-            kwargs = {'changes': changes, 'looks': (Look(name, changes, (curve, ), share), )}
-            out.append(structure_row(recipe, name, **kwargs) if curve == STRUCTURE_CURVE else
-                       Row(name, recipe, **kwargs))
+            look = Look(name, changes, (curve, ), share)
+            out.append(structure_row(recipe, name, changes=changes, looks=(look, ))
+                       if curve == STRUCTURE_CURVE else Row(name, recipe, changes, (look, )))
     return out
 
 

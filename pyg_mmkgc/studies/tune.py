@@ -21,7 +21,7 @@ from pyg_mmkgc.training import Fit, Recipe, fingerprint, load_recipe
 from pyg_mmkgc.training.recipe import FOLDER, NOTES, Overrides, load_yaml
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna import Study, Trial
 
 logger = logging.getLogger(__name__)
 
@@ -53,20 +53,27 @@ class Parameter:
     high: Optional[float] = None
     log: bool = False
 
-    def suggest(self, trial: 'optuna.Trial') -> Any:
+    def suggest(self, trial: 'Trial') -> Any:
         r"""The value in a trial of Optuna."""
         if self.choices is not None:
             return trial.suggest_categorical(self.name, self.choices)
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(self.name, self.low, self.high, log=self.log)
-        return trial.suggest_float(self.name, self.low, self.high, log=self.log)
+        low, high = self._limits()
+        if isinstance(low, int) and isinstance(high, int):
+            return trial.suggest_int(self.name, low, high, log=self.log)
+        return trial.suggest_float(self.name, low, high, log=self.log)
 
     def contains(self, value: Any) -> bool:
         r"""Whether a value can be suggested."""
         if self.choices is not None:
             return value in self.choices
+        low, high = self._limits()
         return (isinstance(value, (int, float)) and not isinstance(value, bool)
-                and self.low <= value <= self.high)
+                and low <= value <= high)
+
+    def _limits(self) -> Tuple[float, float]:
+        if self.low is None or self.high is None:
+            raise ValueError(f"Parameter {self.name!r} needs either 'choices' or 'low' and 'high'")
+        return self.low, self.high
 
 
 @dataclass(frozen=True)
@@ -241,7 +248,7 @@ def _optuna() -> Any:
     return optuna
 
 
-def _load(optuna: Any, journal: Path, seed: int = 0) -> 'optuna.Study':
+def _load(optuna: Any, journal: Path, seed: int = 0) -> 'Study':
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     storage = optuna.storages.JournalStorage(JournalFileBackend(
@@ -252,7 +259,7 @@ def _load(optuna: Any, journal: Path, seed: int = 0) -> 'optuna.Study':
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5))
 
 
-def _check_key(study: 'optuna.Study', journal: Path, key: Dict[str, Any]) -> None:
+def _check_key(study: 'Study', journal: Path, key: Dict[str, Any]) -> None:
     old = study.user_attrs.get(KEY)
     if old is None:
         study.set_user_attr(KEY, key)
@@ -262,7 +269,7 @@ def _check_key(study: 'optuna.Study', journal: Path, key: Dict[str, Any]) -> Non
                          f'differ; name another folder')
 
 
-def _tidy(optuna: Any, study: 'optuna.Study', recipe: Recipe,
+def _tidy(optuna: Any, study: 'Study', recipe: Recipe,
           parameters: Sequence[Parameter]) -> None:
     State = optuna.trial.TrialState
     if not study.trials:
@@ -317,7 +324,7 @@ def _work(job: _Job, number: int) -> None:
     with one_process(job.threads):
         recipe, data = _choosing(job.recipe, job.source.load())
 
-        def objective(trial: 'optuna.Trial') -> float:
+        def objective(trial: 'Trial') -> float:
             changed = _apply(recipe, job.parameters, {
                 parameter.name: parameter.suggest(trial) for parameter in job.parameters})
             start = time.perf_counter()
@@ -334,7 +341,7 @@ def _work(job: _Job, number: int) -> None:
             except (FloatingPointError, MemoryError) as error:
                 logger.info('Trial %d: %s', trial.number, error)
                 raise optuna.TrialPruned from error
-            if result.interrupted:
+            if result.interrupted or result.best_mrr is None:  # None before the first look.
                 raise KeyboardInterrupt
             trial.set_user_attr(EPOCH, result.best_epoch)
             trial.set_user_attr(SECONDS, time.perf_counter() - start)
@@ -346,7 +353,7 @@ def _work(job: _Job, number: int) -> None:
                        callbacks=[optuna.study.MaxTrialsCallback(job.trials, states=ended)])
 
 
-def _finish(optuna: Any, study: 'optuna.Study', recipe: Recipe, parameters: Sequence[Parameter],
+def _finish(optuna: Any, study: 'Study', recipe: Recipe, parameters: Sequence[Parameter],
             data: HeteroData, folder: Path) -> Tuning:
     State = optuna.trial.TrialState
     done = study.get_trials(states=(State.COMPLETE, ))
@@ -362,7 +369,7 @@ def _finish(optuna: Any, study: 'optuna.Study', recipe: Recipe, parameters: Sequ
     where = f'{config.held_out:.0%} of train, held out' if spent else 'val'
     seconds = sum(t.duration.total_seconds() for t in study.trials if t.duration is not None)
     found = replace(
-        found, name=Path(RECIPE).stem, expected={'val': {'mrr': round(best.value, 4)}},
+        found, name=Path(RECIPE).stem, expected={'val': {'mrr': round(study.best_value, 4)}},
         protocol=f'tuned: the best of {number} trials by MRR on {where}, seed '
                  f'{config.seed}, filtered by all splits, both sides, realistic ranks; test was '
                  f'not looked at',
@@ -372,4 +379,4 @@ def _finish(optuna: Any, study: 'optuna.Study', recipe: Recipe, parameters: Sequ
         f.write(f'# The best of `pyg-mmkgc tune`; '
                 f'`pyg-mmkgc train --recipe {folder / RECIPE}` trains it.\n')
         yaml.safe_dump(found.to_dict(), f, sort_keys=False, allow_unicode=True)
-    return Tuning(folder / RECIPE, found, best.value, number, pruned)
+    return Tuning(folder / RECIPE, found, study.best_value, number, pruned)
