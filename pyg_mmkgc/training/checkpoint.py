@@ -27,7 +27,7 @@ from pyg_mmkgc.data.io import JSON_KEY, METADATA_KEY, PathLike, atomic_path, che
 try:
     import fcntl
 except ImportError:  # Not on Windows.
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -122,10 +122,10 @@ class Checkpoints:
             KeyboardInterrupt: If a stop is requested, behind a last checkpoint.
         """
         due = self.folder is not None and self._is_due(epoch_ended)
-        stop, together = self.stop.requested, self.processes is not None
-        if together:  # All do what one of them has to.
+        stop = self.stop.requested
+        if self.processes is not None:  # All do what one of them has to.
             due, stop = self.processes.any(due, stop)
-        if (due or stop) and (together or self.folder is not None):
+        if (due or stop) and (self.processes is not None or self.folder is not None):
             self.save()
         if stop:
             raise KeyboardInterrupt
@@ -149,7 +149,7 @@ class Checkpoints:
         try:
             save_state({**state, '.options': self.options, '.machine': _machine()}, path)
             self.kept = [*self.kept, path][-NUM_KEPT:]
-            self._tidy()
+            self._tidy(self.folder)
         except (OSError, MemoryError) as error:
             logger.warning("No checkpoint was written (%s); training goes on, %s", error,
                            f"the last one is '{self.kept[-1]}'" if self.kept else 'without one')
@@ -178,16 +178,16 @@ class Checkpoints:
                                'digits', paths[i], ', '.join(changed))
             del state['.machine']
             self.kept = paths[max(0, i + 1 - NUM_KEPT):i + 1]
-            self._tidy()
+            self._tidy(paths[i].parent)
             return state
         if paths:
             raise ValueError(f"All checkpoints in '{self.folder}' are damaged; without that folder "
                              f'the training starts from its beginning')
         return None
 
-    def _tidy(self) -> None:
+    def _tidy(self, folder: Path) -> None:
         # Older ones, damaged ones, and what a process that was killed had begun to write.
-        for path in self.folder.glob('*.safetensors'):
+        for path in folder.glob('*.safetensors'):
             if path not in self.kept:
                 path.unlink()
 
@@ -221,11 +221,13 @@ class Generators:
         self.device = device
 
     def state_dict(self) -> Dict[str, Any]:
-        name, keys, *rest = np.random.get_state()  # noqa: NPY002 (whoever uses it)
+        numpy = np.random.get_state(legacy=False)  # noqa: NPY002 (whoever uses it)
         cuda = self.device.type == 'cuda'
         return {'torch': torch.get_rng_state(),
                 'cuda': torch.cuda.get_rng_state(self.device) if cuda else None,
-                'numpy': [name, keys.tolist(), *rest], 'python': random.getstate()}
+                'numpy': [numpy['bit_generator'], numpy['state']['key'].tolist(),
+                          numpy['state']['pos'], numpy['has_gauss'], numpy['gauss']],
+                'python': random.getstate()}
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         torch.set_rng_state(state['torch'])

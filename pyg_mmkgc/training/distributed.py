@@ -234,11 +234,12 @@ class Processes:
         """
         if self.size == 1:
             return []
-        tables = {id(table) for table in model.entity_tables()}
-        names = [name for name, module in model.named_modules() if id(module) in tables]
-        for name in names:
-            _replace(model, name, ShardedEmbedding(model.get_submodule(name)))
-        return names
+        by_id = {id(table): table for table in model.entity_tables()}
+        tables = {name: by_id[id(module)] for name, module in model.named_modules()
+                  if id(module) in by_id}
+        for name, table in tables.items():
+            _replace(model, name, ShardedEmbedding(table))
+        return list(tables)
 
     def unshard(self, model: KGModel, names: Sequence[str]) -> None:
         r"""Gives all processes whole tables again, on the host, where the model goes as well.
@@ -247,8 +248,7 @@ class Processes:
             model (KGModel): The model.
             names (Sequence[str]): The names of its tables.
         """
-        for name in names:
-            table = model.get_submodule(name)
+        for name, table in _sharded(model, names).items():
             weight = self.gather(table.weight, table.counts)
             if not self.is_first:
                 weight = weight.new_empty(table.num_embeddings, table.embedding_dim)
@@ -324,7 +324,7 @@ class ShardedParts:
         self.names = [f'{name}.weight' for name in names]
         self.places = [i for i, (name, _) in enumerate(model.named_parameters())
                        if name in self.names]
-        self.table = model.get_submodule(names[0])  # All have as many rows.
+        self.table = _sharded(model, names)[names[0]]  # All have as many rows.
 
     def state_dict(self) -> Any:
         return self._map(self.parts.state_dict(),
@@ -353,6 +353,11 @@ class ShardedParts:
                 'average': {**average, 'mean': [
                     function(x) if i in self.places else x
                     for i, x in enumerate(average['mean'])]}}
+
+
+def _sharded(model: KGModel, names: Sequence[str]) -> Dict[str, ShardedEmbedding]:
+    tables = dict(model.named_modules())
+    return {name: table for name in names if isinstance(table := tables[name], ShardedEmbedding)}
 
 
 def _replace(model: KGModel, name: str, module: Embedding) -> None:

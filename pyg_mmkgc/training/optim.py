@@ -34,8 +34,10 @@ class RowOptimizer(torch.optim.Optimizer):
         r"""What rows ``[n, C]`` become, in single precision."""
         raise NotImplementedError
 
+    # The base class has overloads, which the optimisers of torch leave out, too.
     @torch.no_grad()
-    def step(self, closure: Optional[Callable[[], Tensor]] = None) -> Optional[Tensor]:
+    def step(self, closure: Optional[Callable[[], Tensor]] = None,  # type: ignore[override]
+             ) -> Optional[Tensor]:
         r"""Changes the rows that have a gradient.
 
         Args:

@@ -105,6 +105,9 @@ def relation_modality_weights(model: KGModel, data: HeteroData) -> Tensor:
     Args:
         model (KGModel): A model whose :meth:`~KGModel.modality_weights` has something to say.
         data (HeteroData): The graph that it was built for.
+
+    Raises:
+        ValueError: If it has nothing to say.
     """
     num_relations = data[EDGE].num_relations
     device = next(model.parameters()).device
@@ -116,12 +119,14 @@ def relation_modality_weights(model: KGModel, data: HeteroData) -> Tensor:
     index = torch.cat([head_index.cpu()[mask], tail_index.cpu()[mask]])
     rel_type = torch.cat([rel_type.cpu()[mask], rel_type.cpu()[mask] + num_relations])
 
-    weights: List[Tensor] = [
-        model.modality_weights(i.to(device), r.to(device)).float().cpu()
-        for i, r in zip(index.split(CHUNK), rel_type.split(CHUNK), strict=True)
-    ]
+    parts: List[Tensor] = []
+    for i, r in zip(index.split(CHUNK), rel_type.split(CHUNK), strict=True):
+        weights = model.modality_weights(i.to(device), r.to(device))
+        if weights is None:
+            raise ValueError(f'{model.__class__.__name__} does not weigh modalities')
+        parts.append(weights.float().cpu())
     size = 2 * num_relations
-    total = scatter(torch.cat(weights), rel_type, dim=0, dim_size=size, reduce='sum')
+    total = scatter(torch.cat(parts), rel_type, dim=0, dim_size=size, reduce='sum')
     return total / torch.bincount(rel_type, minlength=size).unsqueeze(-1)  # 0 / 0 is NaN.
 
 

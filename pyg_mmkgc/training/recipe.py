@@ -245,8 +245,8 @@ class Recipe:
                 recipe = recipe._with_sampler(value)
                 continue
             section, name = recipe._find_option(key)
-            values = {**getattr(recipe, section), name: value}
-            recipe = replace(recipe, **{section: values})
+            changed: Dict[str, Any] = {section: {**getattr(recipe, section), name: value}}
+            recipe = replace(recipe, **changed)
         return recipe
 
     def _with_sampler(self, name: Any) -> 'Recipe':
@@ -295,7 +295,7 @@ class Recipe:
         self._check_modalities(data)
         kwargs = self._arguments('model')
         if self.sampler is not None:
-            kwargs['neg_sampling'] = self._build_sampler(data)
+            kwargs['neg_sampling'] = self._build_sampler(data, SAMPLERS[self.sampler['name']])
         return MODELS[self.model['name']].from_data(data, **kwargs)
 
     def _check_modalities(self, data: HeteroData) -> None:
@@ -309,8 +309,8 @@ class Recipe:
                                      f"recipe {self.name!r} names it in 'model.{key}', and the "
                                      f'graph lacks it')
 
-    def _build_sampler(self, data: HeteroData) -> TripleNegativeSampling:
-        cls = SAMPLERS[self.sampler['name']]
+    def _build_sampler(self, data: HeteroData,
+                       cls: Type[TripleNegativeSampling]) -> TripleNegativeSampling:
         num_entities = data['entity'].num_nodes
         kwargs = {**self._arguments('sampler'), 'known': build_index(data, ['train']),
                   'candidates': seen_entities(data)}

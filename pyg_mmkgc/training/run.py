@@ -34,7 +34,7 @@ from pyg_mmkgc.data.io import PathLike, atomic_write, remove_temporaries
 from pyg_mmkgc.datasets import GraphDataset, MMKGFolder, get_dataset, normalize_name
 from pyg_mmkgc.evaluation import Explanation, evaluate, explain, predict
 from pyg_mmkgc.evaluation.memory import OutOfMemoryError, explain_out_of_memory
-from pyg_mmkgc.nn import KGModel
+from pyg_mmkgc.nn import KGModel, MultiModalModel
 from pyg_mmkgc.nn.models.pretrained import load_weights, save_weights, write_pretrained
 from pyg_mmkgc.nn.sharded_embedding import ShardedEmbedding
 from pyg_mmkgc.training.calibrate import calibrate
@@ -199,9 +199,11 @@ class Run:
             parts = {part: self.config[part] for part in ('model', 'sampler', 'train')}
             recipe = Recipe.from_dict(self.config['name'], parts)
             return suspects(self.data, cross_predict(recipe, self.data, folds, log), split, top)
+        head_index, rel_type, tail_index = (
+            x.to(_device(self)) for x in get_triples(self.data, split))
         with explain_out_of_memory('ranking', "take device 'cpu'"):
             found = self.model.predict_triples(
-                *(x.to(_device(self)) for x in get_triples(self.data, split)),
+                head_index, rel_type, tail_index,
                 temperature=self.calibration.get('temperature') or 1.0)
         return suspects(self.data, found, split, top)
 
@@ -473,13 +475,13 @@ def fingerprint(data: HeteroData) -> Dict[str, str]:
     for split in split_names(data):
         index = torch.stack(get_triples(data, split)).long().cpu().contiguous()
         triples.update(f'{split} {list(index.shape)}'.encode())
-        triples.update(index.numpy())
+        triples.update(index.numpy().data)
     for store in (data['entity'], data[EDGE]):
         labels.update(json.dumps(list(store.label)).encode())
     for name, x in modality_dicts(data)[0].items():
         x = x.float().cpu().contiguous()
         features.update(f'{name} {list(x.shape)}'.encode())
-        features.update(x.numpy())
+        features.update(x.numpy().data)
         features.update(data['entity'][f'{name}_mask'].cpu().contiguous().numpy())
     return {'triples': triples.hexdigest(), 'labels': labels.hexdigest(),
             'features': features.hexdigest()}
@@ -538,7 +540,7 @@ def _complete(run: Run, fit: Fit, baseline: Optional[Recipe], stop: StopRequest,
         'seconds': round(history.seconds(), 2),
     }
     _write_config(run.path, run.config)
-    if not run.interrupted:
+    if not run.interrupted and fit.checkpoints.folder is not None:
         shutil.rmtree(fit.checkpoints.folder, ignore_errors=True)
     close()  # The other processes have nothing left to do.
     _conclude(run, baseline, stop, log)
@@ -574,6 +576,7 @@ class _History:
     r"""The history of a run, in its file as it is made; a part of the checkpoints, too."""
     def __init__(self, run: Run):
         self.path, self.entries, self.start = run.path / HISTORY, run.history, time.perf_counter()
+        self.whole = False  # Whether the file has all entries.
         self.rewrite()
 
     def append(self, entry: Dict[str, Any]) -> None:
@@ -620,8 +623,9 @@ def _fit(run: Run, fit: Fit, history: _History) -> TrainResult:
         run.model = fit.model
         # Weights of an epoch that nobody looked at are as good as after Ctrl-C, or not finite.
         kept = fit.kept or isinstance(error, MemoryError) and len(run.history) > 0
-        if not kept and fit.checkpoints.kept:
-            run.model.load_state_dict(fit.checkpoints.latest()['training']['model'])
+        latest = None if kept else fit.checkpoints.latest()
+        if latest is not None:
+            run.model.load_state_dict(latest['training']['model'])
             kept = True
         if not kept:
             raise
@@ -637,9 +641,10 @@ def _fit(run: Run, fit: Fit, history: _History) -> TrainResult:
 
 def _draw(run: Run) -> None:
     plot_curves(run.history, run.path / CURVES)
-    if run.model.modality_weights(torch.zeros(1, dtype=torch.long, device=_device(run))) is None:
+    model, entity = run.model, torch.zeros(1, dtype=torch.long, device=_device(run))
+    if not isinstance(model, MultiModalModel) or model.modality_weights(entity) is None:
         return
-    plot_modality_weights(relation_modality_weights(run.model, run.data), run.model.modalities,
+    plot_modality_weights(relation_modality_weights(model, run.data), model.modalities,
                           run.data[EDGE].label, run.path / MODALITY_WEIGHTS)
 
 
@@ -843,9 +848,10 @@ def _name(dataset: GraphDataset) -> str:
 
 def _absolute(path: Optional[PathLike]) -> Optional[str]:
     # So that the run finds its data from any folder; an address stays as it is.
-    if path is None or '://' in os.fspath(path):
-        return path
-    return os.path.abspath(os.path.expanduser(path))
+    if path is None:
+        return None
+    path = os.fspath(path)
+    return path if '://' in path else os.path.abspath(os.path.expanduser(path))
 
 
 def _versions() -> Dict[str, Optional[str]]:

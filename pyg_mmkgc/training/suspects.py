@@ -82,9 +82,11 @@ def cross_predict(recipe: Recipe, data: HeteroData, folds: int = 5,
         fit = Fit(recipe, rest, log)
         if fit().interrupted:
             raise KeyboardInterrupt
-        held = triples[part == fold].to(fit.model.seen.device)
+        head_index, rel_type, tail_index = (
+            triples[part == fold].to(fit.model.seen.device).unbind(1))
         rows.append((part == fold).nonzero().view(-1))
         # What is held out is known all the same, and no competitor of its neighbours.
-        found.append(predict_triples(fit.model, *held.unbind(1), build_index(data)))
+        found.append(predict_triples(fit.model, head_index, rel_type, tail_index,
+                                     build_index(data)))
     order = torch.cat(rows).argsort()
     return TriplePredictions(*(torch.cat(x)[order] for x in zip(*found, strict=True)))

@@ -32,9 +32,11 @@ from pyg_mmkgc.training.optim import ROW_OPTIMIZERS, RowOptimizer
 try:
     import resource
 except ImportError:  # Not on Windows.
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
+
+Batch = Tuple[Tensor, Tensor, Tensor]
 
 TABLE_OPTIMIZERS = {'adagrad': torch.optim.Adagrad, 'adam': torch.optim.Adam,
                     'sgd': torch.optim.SGD}
@@ -237,7 +239,7 @@ class Trainer:
                              f'{model.objective!r}): other losses look at all rows in each step')
         seed_everything(config.seed, verbose=False)
         fabric = Fabric(accelerator=config.device, devices=local_device(config.device, processes),
-                        precision=config.precision)
+                        precision=config.precision)  # type: ignore[arg-type]  # It is checked there.
         processes.same_tensors(list(model.state_dict(keep_vars=True).values()))
         shards = processes.shard(model) if config.shard_tables else []
         model.to(fabric.device)
@@ -249,7 +251,7 @@ class Trainer:
         steps = _Steps(fabric, model, config, processes)
         gates = (_Gates(fabric, model, config, processes,
                         self._loader(data, config.gate_split, fabric))
-                 if model.held_out_gates and learned else None)
+                 if config.gate_split is not None and model.held_out_gates and learned else None)
         loader = self._loader(data, 'train', fabric)
         # Pass after pass, of which an epoch takes some batches:
         batches = chain.from_iterable(repeat(loader))
@@ -260,10 +262,9 @@ class Trainer:
                  'neg_sampling': model.neg_sampling, 'average': average, 'best': best,
                  'progress': progress, 'generators': Generators(fabric.device)}
         whole = Parts({name: part for name, part in parts.items() if part is not None})
-        if shards:
-            whole = ShardedParts(whole, model, shards, steps.row_optimizers, processes)
         self.checkpoints.processes = processes if processes.size > 1 else None
-        self.checkpoints.attach('training', whole)
+        self.checkpoints.attach('training', whole if not shards else ShardedParts(
+            whole, model, shards, steps.row_optimizers, processes))
         group = {} if processes.group is None else {'process_group': processes.group}
         history, interrupted, together = progress.history, False, False
         bar = tqdm(total=config.epochs, initial=len(history), desc='Training', unit='epoch',
@@ -328,7 +329,7 @@ class Trainer:
                             num_relations=data[EDGE].num_relations, device=fabric.device,
                             generator=torch.Generator().manual_seed(self.config.seed))
 
-    def _epoch(self, model: KGModel, batches: Iterator[Tuple[Tensor, Tensor, Tensor]],
+    def _epoch(self, model: KGModel, batches: Iterator[Batch],
                steps: '_Steps', progress: '_Progress') -> Dict[str, Any]:
         # All steps of an epoch, or those that are left of it.
         model.train()
@@ -338,7 +339,7 @@ class Trainer:
             for batch in batches:
                 start = end
                 share = steps.processes.share(batch[0].numel())
-                own = batch if share is None else [x[share.rows] for x in batch]
+                own = _own(batch, share)
                 with sharing(share):
                     prepared = model.prepare(*own)
                     middle = time.perf_counter()
@@ -391,9 +392,9 @@ class _Progress:
         if not steps:
             return
         values = torch.stack([x for step in steps for x in step.values()])
-        values = iter(self.processes.add(values).tolist())
+        numbers = iter(self.processes.add(values).tolist())
         for number, step in enumerate(steps, self.num_steps - len(steps) + 1):
-            for name, value in self.check(dict(zip(step, values, strict=False)), number).items():
+            for name, value in self.check(dict(zip(step, numbers, strict=False)), number).items():
                 self.totals[name] = self.totals.get(name, 0.0) + value
 
     def check(self, values: Dict[str, float], step: int) -> Dict[str, float]:
@@ -416,8 +417,8 @@ class _Progress:
         # The extremes of a table with a NaN are NaN, and take no memory.
         lost = torch.stack([~torch.stack(p.aminmax()).isfinite().all()
                             for p in weights.values()]).long()
-        lost = self.processes.add(lost).tolist()  # Of a table, others may have other rows.
-        bad = [name for name, count in zip(weights, lost, strict=True) if count > 0]
+        counts = self.processes.add(lost).tolist()  # Of a table, others may have other rows.
+        bad = [name for name, count in zip(weights, counts, strict=True) if count > 0]
         if bad:
             self._fail(f"the weights are not finite: {', '.join(bad)}", self.num_steps)
 
@@ -486,7 +487,7 @@ class _Steps:
         apart = {id(p) for p in self.shards}
         self.replicated = [p for p in self._params(self.main) if id(p) not in apart]
 
-    def __call__(self, batch: Sequence[Tensor], prepared: Prepared,
+    def __call__(self, batch: Batch, prepared: Prepared,
                  share: Optional[Share] = None) -> Dict[str, Tensor]:
         if self.alternating is not None:
             self.alternating.zero_grad()
@@ -517,7 +518,7 @@ class _Steps:
         if not self.shards:
             torch.nn.utils.clip_grad_norm_(params, most)
             return
-        squares = [torch.stack([_gradient(p).grad.float().square().sum() for p in group
+        squares = [torch.stack([p.grad.float().square().sum() for p in map(_gradient, group)
                                 if p.grad is not None] or [params[0].new_zeros(())]).sum()
                    for group in (self.replicated, self.shards)]
         norm = (squares[0] + self.processes.add(squares[1])).sqrt()
@@ -547,11 +548,19 @@ class _Steps:
             table.sparse = False
 
 
+def _own(batch: Batch, share: Optional[Share]) -> Batch:
+    # What this process computes of a batch.
+    if share is None:
+        return batch
+    head_index, rel_type, tail_index = batch
+    return head_index[share.rows], rel_type[share.rows], tail_index[share.rows]
+
+
 def _weighed(x: Tensor, share: Optional[Share]) -> Tensor:
     return x if share is None else x * share.weight
 
 
-def _fused(optimizer: Type[Optimizer], params: List[Tensor]) -> Dict[str, bool]:
+def _fused(optimizer: Type[Optimizer], params: Sequence[Tensor]) -> Dict[str, Any]:
     # One pass over each parameter instead of five, where torch has it.
     return {'fused': True} if (
         'fused' in signature(optimizer).parameters
@@ -583,7 +592,7 @@ class _Gates:
         for batch in islice(self.batches, self.steps):
             self.optimizer.zero_grad()
             share = self.processes.share(batch[0].numel())
-            own = batch if share is None else [x[share.rows] for x in batch]
+            own = _own(batch, share)
             with sharing(share), self.fabric.autocast():
                 loss = self.model.gate_loss(*own)
             loss = _weighed(loss, share)

@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from pyg_mmkgc.data import get_triples, set_triples
-from pyg_mmkgc.studies import search_space, tune
+from pyg_mmkgc.studies import Parameter, search_space, tune
 from pyg_mmkgc.testing import FakeMMKG
 from pyg_mmkgc.training import MODELS, Recipe, find_recipe, load_recipe, train_run, trainer
 
@@ -45,6 +45,11 @@ def test_spaces_of_all_models_fit_their_signatures(model):
     assert (model in ('additive', 'mocme')) == bool(each)
     if each:
         assert [p.modality for p in each] == ['image', 'numeric', 'text', 'structure']
+
+
+def test_parameter_needs_choices_or_limits():
+    with pytest.raises(ValueError, match="'lr' needs either 'choices' or 'low' and 'high'"):
+        Parameter('lr', 'train.lr', low=0.1).contains(0.2)
 
 
 @pytest.mark.parametrize('space,message', [

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import pyg_mmkgc.training.run as run_module
 from pyg_mmkgc.data import EDGE, get_triples, set_modality
 from pyg_mmkgc.evaluation import evaluate
-from pyg_mmkgc.nn import ComplEx, MoCME
+from pyg_mmkgc.nn import ComplEx, DistMult, MoCME
 from pyg_mmkgc.testing import FakeMMKG
 from pyg_mmkgc.training import (
     Run,
@@ -460,6 +460,12 @@ def test_relation_modality_weights(run):
                                for i in index) / len(index)
                 assert torch.allclose(weights[row], expected, atol=1e-5)
                 assert weights[row].sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_relation_modality_weights_need_a_model_that_weighs():
+    data = FakeMMKG()[0]
+    with pytest.raises(ValueError, match='DistMult does not weigh modalities'):
+        relation_modality_weights(DistMult.from_data(data, hidden_channels=4), data)
 
 
 def test_rare_relations_are_left_out(run, monkeypatch):
