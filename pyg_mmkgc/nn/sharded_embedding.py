@@ -34,6 +34,8 @@ class ShardedEmbedding(Embedding):
     Raises:
         ValueError: If there are fewer rows than processes.
     """
+    starts: Tensor
+
     def __init__(self, table: Embedding, group: Optional[Any] = None):
         parts = bounds(0, table.num_embeddings, dist.get_world_size(group))
         self.start, stop = parts[dist.get_rank(group)]
@@ -64,20 +66,20 @@ class _LookUp(torch.autograd.Function):
         asked = owner.bincount(minlength=len(table.counts))
         given = torch.empty_like(asked)
         dist.all_to_all_single(given, asked, group=table.group)
-        ctx.splits = asked.tolist(), given.tolist()
-        wanted = _exchange(index[order], *ctx.splits, table.group) - table.start
-        ctx.table = table
+        sent, received = asked.tolist(), given.tolist()
+        wanted = _exchange(index[order], sent, received, table.group) - table.start
+        ctx.splits, ctx.table = (sent, received), table
         ctx.save_for_backward(order, wanted)
         out = weight.new_empty(index.numel(), weight.size(1))
-        out[order] = _exchange(weight.detach()[wanted], *ctx.splits[::-1], table.group)
+        out[order] = _exchange(weight.detach()[wanted], received, sent, table.group)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
         order, wanted = ctx.saved_tensors
-        table = ctx.table
-        grad = _exchange(grad[order], *ctx.splits, table.group)
+        (sent, received), table = ctx.splits, ctx.table
+        grad = _exchange(grad[order], sent, received, table.group)
         return sum_rows(wanted, grad.float(), table.weight.shape, table.weight.dtype), None, None
 
 

@@ -29,7 +29,12 @@ def edge_sum(table: Tensor, weight: Tensor, src: Tensor, dst: Tensor, dim_size: 
         edge_type (torch.Tensor, optional): The row of :obj:`scale` of each edge, :math:`(E)`.
             (default: :obj:`None`)
         chunk_size (int, optional): The number of edges in a chunk. (default: :obj:`2048`)
+
+    Raises:
+        ValueError: If there is only one of :obj:`scale` and :obj:`edge_type`.
     """
+    if (scale is None) != (edge_type is None):
+        raise ValueError("'scale' and 'edge_type' need each other")
     return _EdgeSum.apply(table.contiguous(), weight, src, dst, dim_size, scale, edge_type,
                           chunk_size)
 
@@ -49,7 +54,7 @@ class _EdgeSum(torch.autograd.Function):
             message = embedding_bag(src[edges].unsqueeze(1) * num_views + view,
                                     table.flatten(0, 1), per_sample_weights=weight[edges],
                                     mode='sum')  # [chunk, C]
-            if scale is not None:
+            if scale is not None and edge_type is not None:
                 message.mul_(scale.index_select(0, edge_type[edges]))
             out.index_add_(0, dst[edges], message)
         return out

@@ -11,6 +11,7 @@ from torch_geometric.utils import scatter
 from pyg_mmkgc.nn.conv.edge_sum import edge_sum
 from pyg_mmkgc.nn.experts import ModalityExperts
 from pyg_mmkgc.nn.fusion import CMKF, EntityViews
+from pyg_mmkgc.nn.module_dict import ModuleDict
 from pyg_mmkgc.nn.reduction import autocast_dtype
 
 COMPOSITIONS = ('mult', 'add')
@@ -25,7 +26,7 @@ class EncodedEntities(NamedTuple):
     def select(self, index: Tensor) -> 'EncodedEntities':
         r"""The rows of the given entities."""
         *parts, reference, _ = self.views
-        return EncodedEntities(EntityViews(*(part[index] for part in parts), reference),
+        return EncodedEntities(EntityViews._make([*(x[index] for x in parts), reference, None]),
                                {m: logits[index] for m, logits in self.gate_logits.items()})
 
 
@@ -111,7 +112,7 @@ class MoCMEConv(MessagePassing):
         num_experts = self._per_modality('num_experts', num_experts)
         dropout = self._per_modality('dropout', dropout)
         project = self._per_modality('project', project)
-        self.experts = torch.nn.ModuleDict({
+        self.experts = ModuleDict({
             m: ModalityExperts(channels, out_channels, num_experts[m], num_relations, dropout[m],
                                noise, relation_bias, project=project[m])
             for m, channels in self.in_channels.items()
@@ -127,7 +128,7 @@ class MoCMEConv(MessagePassing):
         if set(value) != set(self.in_channels):
             raise ValueError(f'{name!r} names {sorted(value)} (expected the modalities '
                              f'{list(self.in_channels)})')
-        return value
+        return dict(value)
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module and empties the reference bank."""
@@ -211,8 +212,8 @@ class MoCMEConv(MessagePassing):
             return out
         return out + self.neighbours(encoded, edge_index, edge_type, edge_weight)
 
-    def neighbours(self, encoded: EncodedEntities, edge_index: Tensor, edge_type: Tensor,
-                   edge_weight: Optional[Tensor] = None) -> Tensor:
+    def neighbours(self, encoded: EncodedEntities, edge_index: Tensor,
+                   edge_type: Optional[Tensor], edge_weight: Optional[Tensor] = None) -> Tensor:
         r"""The weighted mean of the messages at each entity, :math:`(N, F_{out})`.
 
         Args:
@@ -239,7 +240,7 @@ class MoCMEConv(MessagePassing):
                 gate_logits=torch.cat(list(encoded.gate_logits.values()), dim=1),
                 edge_type=edge_type, edge_weight=edge_weight)
         else:
-            out = self._fused(encoded, edge_index, edge_type, edge_weight)
+            out = self._fused(encoded, edge_index, edge_type, edge_weight, self.chunk_size)
         degree = scatter(edge_weight, edge_index[1], dim=0, dim_size=num_entities, reduce='sum')
         return out / degree.clamp(min=torch.finfo(degree.dtype).tiny).unsqueeze(-1)
 
@@ -256,11 +257,11 @@ class MoCMEConv(MessagePassing):
         return joint * edge_weight.unsqueeze(-1)
 
     def _fused(self, encoded: EncodedEntities, edge_index: Tensor, edge_type: Tensor,
-               edge_weight: Tensor) -> Tensor:
+               edge_weight: Tensor, chunk_size: int) -> Tensor:
         r"""The sum of all messages without any message."""
         (src, dst), views = edge_index, encoded.views.views
         num_entities, relation = views.size(0), self.relation.weight
-        weight = self._edge_weights(encoded, src, edge_type)
+        weight = self._edge_weights(encoded, src, edge_type, chunk_size)
         # Gates may be in higher precision than views; sums over many edges should be, too.
         views, relation = views.to(weight.dtype), relation.to(weight.dtype)
         edge_weight = edge_weight.to(weight.dtype)
@@ -268,9 +269,9 @@ class MoCMEConv(MessagePassing):
         # An entity without any modality sends its one vector with a weight of one:
         missing = (~encoded.views.kept.any(dim=1)).index_select(0, src) * edge_weight
 
-        def total(table: Tensor, weight: Tensor, index: Tensor, *scale: Tensor) -> Tensor:
-            return edge_sum(table, weight, index, dst, num_entities, *scale,
-                            chunk_size=self.chunk_size)
+        def total(table: Tensor, weight: Tensor, index: Tensor, scale: Optional[Tensor] = None,
+                  rel_type: Optional[Tensor] = None) -> Tensor:
+            return edge_sum(table, weight, index, dst, num_entities, scale, rel_type, chunk_size)
 
         def relations(weight: Tensor) -> Tensor:
             return total(relation.unsqueeze(1), weight.unsqueeze(1), edge_type)
@@ -282,7 +283,8 @@ class MoCMEConv(MessagePassing):
         return (total(views, weight, src) + relations(edge_weight)
                 + missing.unsqueeze(-1) * self.fusion.missing)
 
-    def _edge_weights(self, encoded: EncodedEntities, src: Tensor, edge_type: Tensor) -> Tensor:
+    def _edge_weights(self, encoded: EncodedEntities, src: Tensor, edge_type: Tensor,
+                      chunk_size: int) -> Tensor:
         r"""The weight of each view of each edge's source, :math:`(E, J)`."""
         state = encoded.views
         scalars = state._replace(views=state.views[:, :0],
@@ -290,8 +292,8 @@ class MoCMEConv(MessagePassing):
         sizes = list(self.fusion.num_experts.values())
 
         def run(logits: Tensor, index: Tensor, rel_type: Tensor) -> Tensor:
-            logits = dict(zip(self.experts, logits.split(sizes, dim=1), strict=True))
-            edges = EncodedEntities(scalars, {}).select(index)._replace(gate_logits=logits)
+            gate_logits = dict(zip(self.experts, logits.split(sizes, dim=1), strict=True))
+            edges = EncodedEntities(scalars, {}).select(index)._replace(gate_logits=gate_logits)
             weight, beta = self.weights(edges, rel_type)
             return torch.cat([w * beta[:, i:i + 1]
                               for i, w in enumerate(weight.split(sizes, dim=1))], dim=1)
@@ -299,7 +301,7 @@ class MoCMEConv(MessagePassing):
         # All logits at once, as the gradient of a selection is as large as what it selects from.
         logits = torch.cat(list(encoded.gate_logits.values()), dim=1).index_select(0, src)
         # A chunk of vectors has as many numbers as this chunk of scalars:
-        size = self.chunk_size * self.out_channels
+        size = chunk_size * self.out_channels
         chunks = list(zip(*(part.split(size) for part in (logits, src, edge_type)), strict=True))
         # What makes weights is made again in the backward pass instead of kept.
         return torch.cat([

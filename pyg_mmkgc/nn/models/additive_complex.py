@@ -38,5 +38,5 @@ class AdditiveComplEx(ProjectedModel):
                          **kwargs)
 
     def encode(self, index: Optional[Tensor] = None) -> Tensor:
-        views, _ = self.views(index)
-        return sum(views)
+        (first, *others), _ = self.views(index)
+        return sum(others, start=first)

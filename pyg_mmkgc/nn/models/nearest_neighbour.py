@@ -40,6 +40,10 @@ class NearestNeighbour(MultiModalModel):
         ValueError: If there is no modality, :math:`k` is not positive, or another loss is asked
             for.
     """
+    decoder: Decoder
+    neighbour: Tensor
+    similarity: Tensor
+
     def __init__(self, num_entities: int, num_relations: int, in_channels: Dict[str, int],
                  num_neighbours: int = 32, **kwargs: Any):
         if num_neighbours < 1:

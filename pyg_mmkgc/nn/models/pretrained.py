@@ -3,7 +3,7 @@ import json
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class Pretrained:
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if '__init__' in vars(cls):
-            cls.__init__ = _recording(cls.__init__)
+            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
 
     def save_pretrained(self, folder: PathLike, features: bool = False,
                         triples: bool = True) -> Path:
@@ -124,9 +124,9 @@ class Pretrained:
         Raises:
             ValueError: If the model knows no graph, or an argument is invalid.
         """
-        _check_graph(self, 'answer')
+        graph = _graph(self, 'answer')
         kwargs.setdefault('temperature', self.temperature)
-        return predict(self, self._triples, **kwargs)
+        return predict(self, graph, **kwargs)
 
     def _check_labels(self, data: HeteroData) -> None:
         if self._labels is None:
@@ -195,8 +195,7 @@ def write_pretrained(model: Any, folder: PathLike, features: bool, triples: bool
             (default: none)
         files (Mapping[str, str], optional): Further text files, by their names. (default: none)
     """
-    _check_graph(model, 'be saved')
-    graph = model._triples
+    graph = _graph(model, 'be saved')
     if not triples and type(model).__name__ == 'NearestNeighbour':
         raise ValueError("'NearestNeighbour' looks training triples up (expected 'triples' to be "
                          'True)')
@@ -256,7 +255,7 @@ def _arguments(model: Any) -> Dict[str, Any]:
     return out
 
 
-def _recording(init: Callable) -> Callable:
+def _recording(init: Callable[..., None]) -> Callable[..., None]:
     # Base classes come first and are overwritten, so that those of the class itself remain.
     @wraps(init)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -418,10 +417,11 @@ def _read_graph(path: Path, config: Mapping[str, Any],
     return out
 
 
-def _check_graph(model: Any, what: str) -> None:
+def _graph(model: Any, what: str) -> HeteroData:
     if model._triples is None:
         raise ValueError(f'the model knows no graph and cannot {what}; build it by `from_data`, '
                          f'call `attach(data)`, or save it with features=True')
+    return model._triples
 
 
 # The model card #################################################################################
@@ -461,7 +461,7 @@ def _card(model: Any, config: Mapping[str, Any], labels: Mapping[str, List[str]]
             f'which facts of a multi-modal knowledge graph are missing.\n\n{body}\n')
 
 
-def _name(labels: List[Optional[str]], index: int) -> Union[str, int]:
+def _name(labels: Sequence[Optional[str]], index: int) -> Union[str, int]:
     label = labels[index]
     return index if label is None else label
 

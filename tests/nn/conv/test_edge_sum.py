@@ -70,6 +70,12 @@ def test_edge_sum_without_edges():
     assert not any(grad.any() for grad in grads)
 
 
+def test_edge_sum_needs_scale_and_edge_type_together():
+    table, weight, edge_index, scale, _ = inputs()
+    with pytest.raises(ValueError, match="'scale' and 'edge_type' need each other"):
+        edge_sum(table, weight, *edge_index, 6, scale)
+
+
 # The layer, beside one message per edge ######################################
 
 
