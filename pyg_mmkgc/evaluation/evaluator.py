@@ -21,7 +21,7 @@ from pyg_mmkgc.data import (
     seen_entities,
     split_names,
 )
-from pyg_mmkgc.evaluation.memory import explain_out_of_memory
+from pyg_mmkgc.evaluation.memory import explain_out_of_memory, keeping_memory
 from pyg_mmkgc.evaluation.metrics import compute_metrics
 from pyg_mmkgc.evaluation.ranking import Ranks, Scorer, rank
 
@@ -145,7 +145,8 @@ def evaluate(
     head_index, rel_type, tail_index = (
         x.to(device or _device(model) or x.device) for x in triples)
     advice = "lower 'batch_size' or 'chunk_size', or 'hidden_channels' of the model"
-    with _evaluating(model), explain_out_of_memory(f'ranking split {split!r}', advice):
+    with (_evaluating(model), keeping_memory(),
+          explain_out_of_memory(f'ranking split {split!r}', advice)):
         both = rank(
             _as_scorer(model, process_group),
             torch.cat([tail_index, head_index]),

@@ -1,5 +1,7 @@
-r"""What to lower where memory does not suffice."""
+r"""Memory: to keep what is needed again, and what to lower where it does not suffice."""
+import ctypes
 import re
+import sys
 from contextlib import contextmanager
 from typing import Iterator
 
@@ -8,9 +10,41 @@ import torch
 #: How a `RuntimeError` of torch or of a library below it says so.
 PATTERN = re.compile(r"can't allocate memory|not enough memory|out of memory|ALLOC_FAILED", re.I)
 
+#: Parameters of `mallopt`, the values for as long as memory is kept, and those of afterwards: the
+#: largest that the C library would have chosen itself.
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+KEEPING = {TRIM_THRESHOLD: 2**31 - 1, MMAP_THRESHOLD: 2**30}
+USUAL = {TRIM_THRESHOLD: 2**26, MMAP_THRESHOLD: 2**25}
+_keeping = 0
+
 
 class OutOfMemoryError(MemoryError):
     r"""Memory does not suffice; the message says what to lower."""
+
+
+@contextmanager
+def keeping_memory() -> Iterator[None]:
+    r"""Lets the GNU C library keep what is freed for the next tensor, where it would ask the kernel
+    for fresh pages, and have them cleared, for each tensor above 32 MB: a third of a step over
+    15,000 entities of 1,000 channels. All is given back at the end. Does nothing to other C
+    libraries, nor to the memory of a GPU; may be nested.
+    """
+    global _keeping
+    libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
+    if not hasattr(libc, 'mallopt') or not hasattr(libc, 'malloc_trim'):
+        yield
+        return
+    _keeping += 1
+    for name, value in KEEPING.items():
+        libc.mallopt(name, value)
+    try:
+        yield
+    finally:
+        _keeping -= 1
+        if _keeping == 0:
+            for name, value in USUAL.items():
+                libc.mallopt(name, value)
+            libc.malloc_trim(0)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from pyg_mmkgc.data import EDGE, get_triples, split_names
 from pyg_mmkgc.data.io import PathLike, atomic_path
 from pyg_mmkgc.data.share import Share, sharing
 from pyg_mmkgc.evaluation import evaluate
+from pyg_mmkgc.evaluation.memory import keeping_memory
 from pyg_mmkgc.nn.models import KGModel
 from pyg_mmkgc.nn.models.base import Prepared
 from pyg_mmkgc.nn.sharded_embedding import ShardedEmbedding
@@ -224,7 +225,7 @@ class Trainer:
         config = self.config
         processes = launch(config.device, config.devices, config.num_nodes,
                            config.timeout_minutes)
-        with processes.watch():
+        with processes.watch(), keeping_memory():
             return self._fit(model, data, processes)
 
     def _fit(self, model: KGModel, data: HeteroData, processes: Processes) -> TrainResult:

@@ -217,10 +217,12 @@ def test_the_command_line_ends_in_one_line(folder, tmp_path, monkeypatch):
 #: Two epochs, after which there is no room for another's scores.
 PROGRAM = r'''
 import json, resource, sys
+from pyg_mmkgc.evaluation import memory
 from pyg_mmkgc.testing import FakeMMKG
 from pyg_mmkgc.training import run
 from pyg_mmkgc.training.fit import Fit
 
+memory.KEEPING.clear()  # So that what an epoch freed has to be asked for again.
 write, epochs = Fit._train, []
 
 def train(self, *args, **kwargs):

@@ -1,4 +1,4 @@
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -183,13 +183,13 @@ class MoCMEConv(MessagePassing):
         relations, :math:`(B, F_{out})`."""
         return self.fusion.fuse(encoded.views, *self.weights(encoded, rel_type))
 
-    def views(self, encoded: EncodedEntities,
-              rel_type: Optional[Tensor] = None) -> Tuple[Tensor, Dict[str, Tensor]]:
+    def views(self, encoded: EncodedEntities, rel_type: Optional[Tensor] = None,
+              modalities: Optional[Sequence[str]] = None) -> Tuple[Tensor, Dict[str, Tensor]]:
         r"""The joint view of :meth:`joint`, and :math:`h_m(e \mid r)` of each modality alone (zero
-        where an entity lacks it), each :math:`(B, F_{out})`."""
+        where an entity lacks it), or of some :obj:`modalities`, each :math:`(B, F_{out})`."""
         weight, beta = self.weights(encoded, rel_type)
         return (self.fusion.fuse(encoded.views, weight, beta),
-                self.fusion.single(encoded.views, weight))
+                self.fusion.single(encoded.views, weight, modalities))
 
     def forward(self, x_dict: Mapping[str, Tensor], edge_index: Optional[Tensor] = None,
                 edge_type: Optional[Tensor] = None,

@@ -190,7 +190,8 @@ class Decoder(torch.nn.Module):
         Same norm in every decoder, so that one weight has one meaning; moduli are complex
         where the decoder is. Shapes are those of :meth:`forward`; the output is a scalar.
         """
-        return sum(self.cubes(x).sum(dim=-1).mean()
+        # Cubes of narrow numbers would lose what is small.
+        return sum(self.cubes(x.to(torch.promote_types(x.dtype, torch.float))).sum(dim=-1).mean()
                    for x in (head, self.relation(rel_type), tail))
 
     @staticmethod

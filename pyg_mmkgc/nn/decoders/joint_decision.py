@@ -130,7 +130,7 @@ class JointDecision(torch.nn.Module):
 
     def scorer(self, candidates: Tensor) -> Scores:
         r"""See :meth:`Decoder.scorer`."""
-        query, table, has = self.frozen_query(), candidates, self._last(candidates)
+        query, table, has = self.frozen_query(), candidates, self._has(candidates)
         complete = bool((has > 0).all())  # Then the quotient is one.
         if self._is_product:
             table = self._weigh(candidates)
@@ -153,7 +153,7 @@ class JointDecision(torch.nn.Module):
         r"""What :meth:`query` returns, from what makes the queries of each decoder."""
         out = [query(x, rel_type, distinct)
                for query, (x, _) in zip(queries, self._split(head), strict=True)]
-        has = self._last(head)
+        has = self._has(head)
         out.append(self.gate(rel_type) * has)
         if not self.average:
             out.append((self.offset + self.relation_offset(rel_type)) * has)
@@ -163,19 +163,19 @@ class JointDecision(torch.nn.Module):
         r"""Compares queries with tails, broadcasting all dimensions but the last."""
         scores = [decoder.score(q, t) for decoder, (q, _), (t, _) in zip(
             self.decoders.values(), self._split(query), self._split(tail), strict=True)]
-        return self._decide(scores, query, self._last(tail))
+        return self._decide(scores, query, self._has(tail))
 
     def score_all(self, query: Tensor, candidates: Tensor) -> Tensor:
         r"""Compares each query with each candidate, :math:`(B, N)`."""
         if self._is_product:
             return self._complete_(self._weigh(query) @ self._weigh(candidates).t(), query,
-                                   self._last(candidates))
+                                   self._has(candidates))
         rows = candidates.size(0) if query.device.type != 'cpu' else BLOCK // max(1, query.size(0))
         out = query.new_zeros(query.size(0), candidates.size(0))
         for start in range(0, candidates.size(0), max(1, rows)):
             block = slice(start, start + max(1, rows))
             self._add_scores(query, candidates[block], out[:, block])
-        return out if self.average else self._complete_(out, query, self._last(candidates))
+        return out if self.average else self._complete_(out, query, self._has(candidates))
 
     def decide(self, score_all: Callable[[Decoder, Tensor, Tensor], Tensor], query: Tensor,
                candidates: Tensor) -> Tensor:
@@ -183,11 +183,11 @@ class JointDecision(torch.nn.Module):
         decoder, :math:`(B, N)`."""
         scores = [score_all(decoder, q, t) for decoder, (q, _), (t, _) in zip(
             self.decoders.values(), self._split(query), self._split(candidates), strict=True)]
-        return self._decide(scores, query.unsqueeze(1), self._last(candidates))
+        return self._decide(scores, query.unsqueeze(1), self._has(candidates))
 
     def _add_scores(self, query: Tensor, candidates: Tensor, out: Tensor) -> None:
         # In one piece: column by column, they would be read from all over the candidates.
-        gates, has = self._gates(query), self._last(candidates).to(out.dtype).t().contiguous()
+        gates, has = self._gates(query), self._has(candidates).to(out.dtype).t().contiguous()
         for i, part in enumerate(self.parts(query, candidates).values()):
             score = part.decoder.score_all(part.query, part.candidates).to(out.dtype)
             if self.average:  # In place, by which the probability of what is not there is zero.
@@ -210,11 +210,15 @@ class JointDecision(torch.nn.Module):
     def combine(self, query: Tensor, candidates: Tensor, scores: Dict[str, Tensor],
                 index: Tensor) -> Tensor:
         r"""The joint decision about some candidates; see :meth:`Decoder.combine`."""
-        return self._decide(scores.values(), query.unsqueeze(1), self._last(candidates)[index])
+        return self._decide(scores.values(), query.unsqueeze(1), self._has(candidates)[index])
 
     def _last(self, x: Tensor) -> Tensor:
         # The offsets of a query, and which views there are of anything else.
         return x[..., -len(self.decoders):]
+
+    def _has(self, x: Tensor) -> Tensor:
+        # Nothing is learned through it: a gradient would be a table of zeros.
+        return self._last(x.detach())
 
     def _gates(self, query: Tensor) -> Tensor:
         start = len(self.decoders) * self.channels
@@ -253,7 +257,7 @@ class JointDecision(torch.nn.Module):
         """
         score = torch.stack([decoder.score(q, t) for decoder, (q, _), (t, _) in zip(
             self.decoders.values(), self._split(query), self._split(tail), strict=True)], dim=-1)
-        gates, has = self._gates(query), self._last(tail)
+        gates, has = self._gates(query), self._has(tail)
         weight = gates * has
         total = weight.sum(dim=-1, keepdim=True)
         if self.average:

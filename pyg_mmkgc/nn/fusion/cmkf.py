@@ -252,15 +252,25 @@ class CMKF(torch.nn.Module):
         r"""The joint view :math:`h`, :math:`(B, F)`, from what :meth:`weights` returns."""
         weight = torch.cat([w * beta[:, i:i + 1] for i, w in enumerate(self._split(weight))], dim=1)
         joint = torch.einsum('bj,bjc->bc', weight, state.views)
-        return torch.where(state.kept.any(dim=-1, keepdim=True), joint, self.missing)
+        # Under autocast the joint view stays as narrow as its parts.
+        return torch.where(state.kept.any(dim=-1, keepdim=True), joint,
+                           self.missing.to(joint.dtype))
 
-    def single(self, state: EntityViews, weight: Tensor) -> Dict[str, Tensor]:
+    def single(self, state: EntityViews, weight: Tensor,
+               modalities: Optional[Sequence[str]] = None) -> Dict[str, Tensor]:
         r"""The view of each modality alone, :math:`h_m = \sum_k w_{m,k} v_{m,k}`, :math:`(B, F)`;
-        zero where an entity lacks the modality."""
+        zero where an entity lacks the modality.
+
+        Args:
+            state (EntityViews): The entities.
+            weight (torch.Tensor): What :meth:`weights` returned for them.
+            modalities (Sequence[str], optional): Which modalities. (default: all)
+        """
         return {
             m: _mix(w, v) * state.mask[:, i:i + 1]
             for i, (m, w, v) in enumerate(zip(self.num_experts, self._split(weight),
                                               self._split(state.views), strict=True))
+            if modalities is None or m in modalities
         }
 
     def learning_loss(self, state: EntityViews) -> Tensor:

@@ -151,7 +151,7 @@ class MoCME(MultiModalModel):
 
     def _vectors(self, encoded: EncodedEntities, rel_type: Optional[Tensor] = None) -> Tensor:
         r"""The joint view and the view of each head, and which of them there are."""
-        joint, views = self.conv.views(encoded, rel_type)
+        joint, views = self.conv.views(encoded, rel_type, self.head_modalities)
         mask = dict(zip(self.modalities, encoded.views.mask.unbind(1), strict=True))
         has = [joint.new_ones(joint.size(0)), *(mask[m].to(joint.dtype)
                                                 for m in self.head_modalities)]
