@@ -12,6 +12,7 @@ from pyg_mmkgc.nn.conv.edge_sum import edge_sum
 from pyg_mmkgc.nn.experts import ModalityExperts
 from pyg_mmkgc.nn.fusion import CMKF, EntityViews
 from pyg_mmkgc.nn.reduction import autocast_dtype
+from pyg_mmkgc.nn.rows import select_rows
 
 COMPOSITIONS = ('mult', 'add')
 
@@ -25,8 +26,8 @@ class EncodedEntities(NamedTuple):
     def select(self, index: Tensor) -> 'EncodedEntities':
         r"""The rows of the given entities."""
         *parts, reference, _ = self.views
-        return EncodedEntities(EntityViews(*(part[index] for part in parts), reference),
-                               {m: logits[index] for m, logits in self.gate_logits.items()})
+        return EncodedEntities(EntityViews(*(select_rows(x, index) for x in parts), reference),
+                               {m: select_rows(x, index) for m, x in self.gate_logits.items()})
 
 
 class MoCMEConv(MessagePassing):

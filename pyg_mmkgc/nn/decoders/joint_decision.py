@@ -14,6 +14,7 @@ from pyg_mmkgc.nn.reduction import (
     autocast_dtype,
     reduce_materialized,
 )
+from pyg_mmkgc.nn.rows import select_rows
 
 
 class JointDecision(torch.nn.Module):
@@ -210,7 +211,8 @@ class JointDecision(torch.nn.Module):
     def combine(self, query: Tensor, candidates: Tensor, scores: Dict[str, Tensor],
                 index: Tensor) -> Tensor:
         r"""The joint decision about some candidates; see :meth:`Decoder.combine`."""
-        return self._decide(scores.values(), query.unsqueeze(1), self._last(candidates)[index])
+        has = select_rows(self._last(candidates), index)
+        return self._decide(scores.values(), query.unsqueeze(1), has)
 
     def _last(self, x: Tensor) -> Tensor:
         # The offsets of a query, and which views there are of anything else.
