@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pyg_mmkgc.nn.rows import select_rows
+
 #: Scores in a block, so that the passes over it find it in the cache of a CPU.
 BLOCK = 2**18
 #: Answers that are looked up at once.
@@ -95,7 +97,10 @@ def reduce_materialized(score: Tensor, reduction: str, allowed: Optional[Tensor]
                         ) -> Tuple[Tensor, Optional[Tensor]]:
     r"""The same as :func:`reduce_scores` of scores :math:`(B, N)` that are no dot products."""
     _check(reduction)
-    picked = None if pairs is None else score[pairs]
+    picked = None
+    if pairs is not None:
+        position = pairs[0] * score.size(1) + pairs[1]
+        picked = select_rows(score.reshape(-1, 1), position).squeeze(1)
     # An addition costs nothing in the backward pass, a masked fill a copy of all scores.
     biased = score if allowed is None else score + additive_mask(allowed, score.dtype)
     total = (biased.logsumexp(dim=1) if reduction == 'logsumexp' else

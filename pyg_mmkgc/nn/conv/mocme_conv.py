@@ -13,6 +13,7 @@ from pyg_mmkgc.nn.experts import ModalityExperts
 from pyg_mmkgc.nn.fusion import CMKF, EntityViews
 from pyg_mmkgc.nn.module_dict import ModuleDict
 from pyg_mmkgc.nn.reduction import autocast_dtype
+from pyg_mmkgc.nn.rows import select_rows
 
 COMPOSITIONS = ('mult', 'add')
 
@@ -26,8 +27,9 @@ class EncodedEntities(NamedTuple):
     def select(self, index: Tensor) -> 'EncodedEntities':
         r"""The rows of the given entities."""
         *parts, reference, _ = self.views
-        return EncodedEntities(EntityViews._make([*(x[index] for x in parts), reference, None]),
-                               {m: logits[index] for m, logits in self.gate_logits.items()})
+        rows = [*(select_rows(x, index) for x in parts), reference, None]
+        return EncodedEntities(EntityViews._make(rows),
+                               {m: select_rows(x, index) for m, x in self.gate_logits.items()})
 
 
 class MoCMEConv(MessagePassing):

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyg_mmkgc.nn.decoders.base import Decoder, Query
 from pyg_mmkgc.nn.dropout import dropout
+from pyg_mmkgc.nn.rows import select_rows
 
 #: Elements of the largest intermediate tensor of :meth:`TuckERDecoder.query` (256 MB in float32).
 MAX_NUMEL = 2**26
@@ -142,7 +143,8 @@ class TuckERDecoder(Decoder):
         rank = torch.arange(head.size(0), device=device) - bounds[sorted_type]
         slot = first[sorted_type] * size + rank  # Of each row in sorted order, [B].
         tiles = head.new_zeros(num_tiles * size, self.channels).index_copy(0, slot, head[perm])
-        out = tiles.view(num_tiles, size, -1) @ matrix[tile_type]  # [num_tiles, size, C]
+        tiles = tiles.view(num_tiles, size, -1)
+        out = tiles @ select_rows(matrix, tile_type)  # [num_tiles, size, C]
         slot = torch.empty_like(slot).scatter_(0, perm, slot)
         return out.flatten(0, 1)[slot]
 

@@ -6,6 +6,7 @@ from torch.nn import Embedding
 from torch_geometric.nn.inits import zeros
 
 from pyg_mmkgc.nn.information import InfoNCE, MutualInformation
+from pyg_mmkgc.nn.rows import select_rows
 
 
 class EntityViews(NamedTuple):
@@ -286,14 +287,15 @@ class CMKF(torch.nn.Module):
         return torch.stack(terms).mean() if terms else state.views.new_zeros(())
 
     def _inputs(self, state: EntityViews) -> Iterator[Tuple[MutualInformation, Tuple[Tensor, ...]]]:
-        rows = slice(None) if state.sample is None else state.sample
+        views, modality_views, mask = (
+            x if state.sample is None else select_rows(x, state.sample)
+            for x in (state.views, state.modality_views, state.mask))
         bank_views, bank_modality_views, bank_mask = state.reference
-        views = self._views(state.views[rows], bank_views, state.mask[rows], bank_mask)
+        views = self._views(views, bank_views, mask, bank_mask)
         for m, estimator in self.intra.items():
             yield estimator, views[m]
         if self.inter is not None:
-            yield self.inter, (state.modality_views[rows], bank_modality_views, state.mask[rows],
-                               bank_mask)
+            yield self.inter, (modality_views, bank_modality_views, mask, bank_mask)
 
     def _views(self, views: Tensor, bank: Tensor, mask: Tensor,
                bank_mask: Tensor) -> Dict[str, Tuple[Tensor, ...]]:

@@ -20,6 +20,7 @@ from pyg_mmkgc.evaluation import (
 from pyg_mmkgc.nn.decoders.base import Decoder, Part
 from pyg_mmkgc.nn.models.pretrained import Pretrained
 from pyg_mmkgc.nn.reduction import Answers, Pairs
+from pyg_mmkgc.nn.rows import select_rows
 from pyg_mmkgc.nn.sharded_embedding import ShardedEmbedding
 
 OBJECTIVES = ('softmax', 'bce', 'sampled')
@@ -283,7 +284,8 @@ class KGModel(Pretrained, torch.nn.Module):
         head_row, tail_row = row.split(head_index.numel())
         encoded = self.encode(index)
         query = self.decoder.query(self.head_vectors(encoded, head_row, rel_type), rel_type)
-        score = self.decoder.score(query, self.candidate_vectors(encoded)[tail_row])
+        tail = select_rows(self.candidate_vectors(encoded), tail_row)
+        score = self.decoder.score(query, tail)
         loop = self._excluded(head_index, rel_type) & (head_index == tail_index)
         return score.masked_fill(loop, torch.finfo(score.dtype).min)
 
@@ -418,7 +420,7 @@ class KGModel(Pretrained, torch.nn.Module):
         if self.neg_sampling is not None:
             index = torch.cat([tail_row.unsqueeze(1), neg_row], dim=1)  # [B, 1 + n]
         if self.objective == 'sampled':
-            scores = self.decoder.score(query.unsqueeze(1), table[index])
+            scores = self.decoder.score(query.unsqueeze(1), select_rows(table, index))
         else:
             parts, scores = self._full_losses(query, table, tail_index, prepared, index)
         if self.neg_sampling is not None:
@@ -426,7 +428,7 @@ class KGModel(Pretrained, torch.nn.Module):
             parts['sampled'] = weight * self._sampled_loss(scores, prepared)
         if self.regularization > 0:
             parts['regularization'] = self.regularization * self.decoder.regularization(
-                head, rel_type, table[tail_row])
+                head, rel_type, select_rows(table, tail_row))
         parts.update(self.auxiliary_losses(encoded, head_row))
         if log is not None:
             log.update({name: value.detach() for name, value in parts.items()})

@@ -12,6 +12,7 @@ from pyg_mmkgc.nn.fusion.adaptive_fusion import AdaptiveFusion
 from pyg_mmkgc.nn.information import CLUB
 from pyg_mmkgc.nn.models.mocme import JOINT
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
+from pyg_mmkgc.nn.rows import select_rows
 
 #: Candidates whose views are made at once where nothing is trained, so that they stay in the cache.
 BLOCK_ROWS = 512
@@ -27,9 +28,10 @@ class Entities(NamedTuple):
     x: Dict[str, Tensor]
     mask: Dict[str, Tensor]
 
-    def select(self, index: Union[Tensor, slice]) -> 'Entities':
+    def select(self, index: Tensor) -> 'Entities':
         r"""The rows of the given entities."""
-        return Entities(*({m: x[index] for m, x in part.items()} for part in self))
+        return Entities({m: select_rows(x, index) for m, x in self.x.items()},
+                        {m: mask[index] for m, mask in self.mask.items()})
 
 
 class MoMoK(MultiModalModel):
@@ -209,9 +211,9 @@ class MoMoK(MultiModalModel):
     def candidate_vectors(self, encoded: Entities) -> Tensor:
         if torch.is_grad_enabled() or encoded.x[self.modalities[0]].device.type != 'cpu':
             return self._vectors(encoded)
-        num_rows = encoded.x[self.modalities[0]].size(0)
-        return torch.cat([self._vectors(encoded.select(slice(start, start + BLOCK_ROWS)))
-                          for start in range(0, num_rows, BLOCK_ROWS)])
+        rows = torch.arange(encoded.x[self.modalities[0]].size(0))
+        return torch.cat([self._vectors(encoded.select(block))
+                          for block in rows.split(BLOCK_ROWS)])
 
     def candidate_views(self, encoded: Entities) -> Dict[str, Tensor]:
         views = self.views(encoded)

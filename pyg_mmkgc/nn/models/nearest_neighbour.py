@@ -117,8 +117,9 @@ class NearestNeighbour(MultiModalModel):
             # What the neighbours of heads have as answers:
             row, entity = known.answers(self.neighbour[head_index].flatten(),
                                         rel_type.repeat_interleave(size))
-            votes = self.similarity.new_zeros(shape).index_put(
-                (row // size, entity), self.similarity[head_index].flatten()[row], accumulate=True)
+            votes = torch.zeros_like(facts).view(-1).index_add(
+                0, row // size * self.num_entities + entity,
+                self.similarity[head_index].flatten()[row]).view(shape)
             alpha, beta = self.decoder.relation(rel_type).exp().unsqueeze(2).unbind(1)
             # And how similar candidates are to the answers of heads themselves:
             similar = torch.nn.functional.embedding_bag(

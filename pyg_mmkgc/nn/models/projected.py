@@ -8,6 +8,7 @@ from torch_geometric.nn.inits import glorot
 from pyg_mmkgc.data import STRUCTURE
 from pyg_mmkgc.nn.decoders import Decoder
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
+from pyg_mmkgc.nn.rows import select_rows
 
 
 class ProjectedModel(MultiModalModel):
@@ -60,7 +61,7 @@ class ProjectedModel(MultiModalModel):
         return views, mask_dict
 
     def head_vectors(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:
-        return encoded[row]
+        return select_rows(encoded, row)
 
     def candidate_vectors(self, encoded: Tensor) -> Tensor:
         return encoded

@@ -6,6 +6,7 @@ from torch.nn import Embedding
 
 from pyg_mmkgc.nn.decoders import Decoder
 from pyg_mmkgc.nn.models.base import KGModel, entity_table, look_up
+from pyg_mmkgc.nn.rows import select_rows
 
 
 class StructureModel(KGModel):
@@ -41,7 +42,7 @@ class StructureModel(KGModel):
         return [self.structure]
 
     def head_vectors(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:
-        return encoded[row]
+        return select_rows(encoded, row)
 
     def candidate_vectors(self, encoded: Tensor) -> Tensor:
         return encoded
