@@ -20,8 +20,9 @@ TUNE = ['optuna>=4']
 FAISS = ['faiss-cpu']
 SERVE = ['fastapi>=0.110', 'uvicorn>=0.29']
 BROWSER = ['playwright>=1.40', 'axe-playwright-python>=0.1.4']
-TEST = (['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff', 'httpx2', 'schemathesis>=4'] + RDF + AUDIO
-        + IMAGE + VIDEO + TUNE + FAISS + SERVE)
+TEST = (['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff', 'schemathesis>=4',
+         'httpx2; python_version >= "3.11"', 'httpx; python_version < "3.11"'] + RDF + AUDIO + IMAGE
+        + VIDEO + TUNE + FAISS + SERVE)
 DOCS = ['sphinx>=7', 'furo', 'myst-parser']
 CHECK = ['mypy', 'types-PyYAML', 'pip-audit', 'setuptools>=69']
 

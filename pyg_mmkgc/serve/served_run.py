@@ -21,6 +21,8 @@ from pyg_mmkgc.training import Run
 MAX_TOP, MAX_CHOICES = 100, 50
 #: Encoded graphs with modalities switched off that are kept, and entities whose contents are.
 NUM_KEPT, NUM_CONTENTS = 8, 1024
+#: Labels that a wrong one is compared with, at most: it takes a second of a core.
+MAX_COMPARED = 20_000
 #: Questions to begin with.
 NUM_EXAMPLES = 5
 
@@ -49,13 +51,11 @@ class ServedRun:
         self.modalities: List[str] = list(getattr(run.model, 'modalities', []))
         self._data = copy.copy(run.data)
         labels = run.data['entity'].label
-        # What labels are shared by several entities, an answer in words could be any of them.
-        self._labels = unique_labels(list(labels), [f'id {i}' for i in range(len(labels))])
-        self._data['entity'].label = Labels(self._labels)
-        self._relation_labels = list(run.data[EDGE].label)
-        self._ids = {label: i for i, label in enumerate(self._labels)}
-        self._completion = _Completion(self._labels)
-        self._relation_completion = _Completion(self._relation_labels)
+        self._entities, self._relations = (
+            _Index(kind, unique_labels(list(labels), [f'id {i}' for i in range(len(labels))]))
+            for kind, labels in [('entity', labels), ('relation', run.data[EDGE].label)])
+        # An answer in words says which entity it is.
+        self._data['entity'].label = Labels(self._entities.labels)
         self._every = torch.arange(len(labels))
         self._lock = threading.Lock()
         self._model = self._encode(())
@@ -68,8 +68,8 @@ class ServedRun:
         run, config = self.run, self.run.config
         return {
             'dataset': config['name'], 'model': config['model']['name'],
-            'seed': config['train']['seed'], 'num_entities': len(self._labels),
-            'num_relations': len(self._relation_labels),
+            'seed': config['train']['seed'], 'num_entities': len(self._entities.labels),
+            'num_relations': len(self._relations.labels),
             'triples': {split: get_triples(run.data, split)[1].numel()
                         for split in split_names(run.data)},
             'modalities': self.modalities, 'calibrated': self._temperature is not None,
@@ -88,7 +88,7 @@ class ServedRun:
         Returns:
             List[Dict[str, Any]]: For each its ``'id'`` and its ``'label'``.
         """
-        return self._completion(query, limit)
+        return self._entities.complete(query, limit)
 
     def relations(self, query: str, limit: int = 10) -> List[Dict[str, Any]]:
         r"""The same of relations.
@@ -97,7 +97,7 @@ class ServedRun:
             query (str): The text.
             limit (int, optional): The number of relations. (default: :obj:`10`)
         """
-        return self._relation_completion(query, limit)
+        return self._relations.complete(query, limit)
 
     def entity(self, entity: int) -> Dict[str, Any]:
         r"""An entity: its ``'id'``, ``'label'``, the ``'modalities'`` that the model sees of it,
@@ -109,15 +109,15 @@ class ServedRun:
         Raises:
             UnknownError: If there is none.
         """
-        if not 0 <= entity < len(self._labels):
+        if not 0 <= entity < len(self._entities.labels):
             raise UnknownError(f'Unknown entity {entity} (expected an id from 0 to '
-                               f'{len(self._labels) - 1})')
+                               f'{len(self._entities.labels) - 1})')
         there = self.modalities
         if there:
             model: Any = self.run.model
             _, masks = model.inputs(torch.tensor([entity], device=self._device))
             there = [m for m in there if bool(masks[m][0])]
-        return {'id': entity, 'label': self._labels[entity], 'modalities': there,
+        return {'id': entity, 'label': self._entities.labels[entity], 'modalities': there,
                 'contents': self._contents(entity)}
 
     def ask(self, entity: str, relation: str, side: str = 'tail', top: int = 10,
@@ -150,10 +150,7 @@ class ServedRun:
             UnknownError: If a label is unknown (the message names similar ones).
             ValueError: If a modality is unknown.
         """
-        e = self._ids.get(entity)
-        if e is None:
-            e = _find('entity', self._labels, entity)
-        r = _find('relation', self._relation_labels, relation)
+        e, r = self._entities.find(entity), self._relations.find(relation)
         removed = self._removed(e, without, without_query)
         question: Dict[str, Any] = {
             'head' if side == 'tail' else 'tail': e, 'relation': r,
@@ -168,12 +165,12 @@ class ServedRun:
         before = {answer['entity']: rank for rank, answer in enumerate(first, start=1)}
         weights = answers[0]['modality_weights'] if answers else None
         return {
-            'entity': {'id': e, 'label': self._labels[e]},
-            'relation': {'id': r, 'label': self._relation_labels[r]},
+            'entity': {'id': e, 'label': self._entities.labels[e]},
+            'relation': {'id': r, 'label': self._relations.labels[r]},
             'calibrated': self._temperature is not None and not removed,
             'modality_weights': None if weights is None else weights['query'],
             'answers': [{
-                'rank': rank, 'id': self._ids[answer['entity']], 'label': answer['entity'],
+                'rank': rank, 'id': self._entities.ids[answer['entity']], 'label': answer['entity'],
                 'score': answer['score'], 'probability': answer['probability'],
                 'known': answer['known'], 'rank_with_all': before.get(answer['entity']),
                 'modality_weights': (answer['modality_weights'] or {}).get('answer'),
@@ -217,28 +214,36 @@ class ServedRun:
         head_index, rel_type, _ = get_triples(self._data, split)
         count = rel_type.bincount()
         frequent = count.argsort(descending=True, stable=True)[:NUM_EXAMPLES].tolist()
-        return [{'entity': self._labels[int(head_index[(rel_type == r).nonzero()[0, 0]])],
-                 'relation': self._relation_labels[r]} for r in frequent if count[r] > 0]
+        return [{'entity': self._entities.labels[int(head_index[(rel_type == r).nonzero()[0, 0]])],
+                 'relation': self._relations.labels[r]} for r in frequent if count[r] > 0]
 
 
-class _Completion:
-    # Labels by the alphabet, looked through in bulk.
-    def __init__(self, labels: Sequence[str]):
+class _Index:
+    # Labels that are unique, looked through in bulk.
+    def __init__(self, kind: str, labels: Sequence[str]):
+        self.kind, self.labels = kind, labels
+        self.ids = {label: i for i, label in enumerate(labels)}
         folded = pa.array([label.casefold() for label in labels], pa.large_string())
         order = pc.sort_indices(folded)
         self._order, self._folded = order.to_numpy(), folded.take(order)
-        self._labels = labels
 
-    def __call__(self, query: str, limit: int) -> List[Dict[str, Any]]:
+    def complete(self, query: str, limit: int) -> List[Dict[str, Any]]:
         pattern = query.strip().casefold()
         first = pc.starts_with(self._folded, pattern)
         other = pc.and_not(pc.match_substring(self._folded, pattern), first)
         rows = np.concatenate([pc.indices_nonzero(found)[:limit] for found in (first, other)])
-        return [{'id': i, 'label': self._labels[i]} for i in self._order[rows[:limit]].tolist()]
+        return [{'id': i, 'label': self.labels[i]} for i in self._order[rows[:limit]].tolist()]
 
-
-def _find(kind: str, labels: Sequence[str], label: str) -> int:
-    try:
-        return find_label(kind, labels, label)
-    except ValueError as error:
-        raise UnknownError(str(error)) from error
+    def find(self, label: str) -> int:
+        if label in self.ids:
+            return self.ids[label]
+        if len(self.labels) <= MAX_COMPARED:
+            try:
+                return find_label(self.kind, self.labels, label)
+            except ValueError as error:
+                raise UnknownError(str(error)) from error
+        rows = pc.indices_nonzero(pc.equal(self._folded, label.strip().casefold()))
+        if len(rows) == 1:
+            return int(self._order[rows[0].as_py()])
+        raise UnknownError(f'Unknown {self.kind} {label!r} (expected the label of one of '
+                           f'{len(self.labels)})')

@@ -118,6 +118,8 @@ def test_labels_that_are_shared_are_told_apart(run):
     names = [choice['label'] for choice in served.entities('France (')]
     assert names == [f'France (id {i})' for i in sorted([france, spain])]
     assert served.ask(f'France (id {spain})', 'borders')['entity']['id'] == spain
+    with pytest.raises(UnknownError, match="Unknown entity 'France'"):
+        served.ask('France', 'borders')
     assert twins['entity'].label[spain] == 'France'  # The graph of the run is not touched.
 
 
@@ -162,6 +164,14 @@ def test_errors(served):
         served.ask('France', 'borders', without_query=['sound'])
     with pytest.raises(UnknownError, match=r'Unknown entity -1 \(expected an id from 0 to \d+\)'):
         served.entity(-1)
+
+
+def test_labels_of_a_large_graph_are_not_compared(served, monkeypatch):
+    monkeypatch.setattr(module, 'MAX_COMPARED', 100)
+    assert served.ask(' fRANCE', 'borders')['entity']['label'] == 'France'
+    with pytest.raises(UnknownError, match=r"Unknown entity 'Frnce' \(expected the label of one of "
+                                           r'1033\)$'):
+        served.ask('Frnce', 'borders')
 
 
 def test_threads_do_not_disturb_each_other(served):
