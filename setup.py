@@ -18,9 +18,11 @@ RDF = ['pyoxigraph>=0.4']
 PYKEEN = ['pykeen>=1.11']
 TUNE = ['optuna>=4']
 FAISS = ['faiss-cpu']
+SERVE = ['fastapi>=0.110', 'uvicorn>=0.29']
 BROWSER = ['playwright>=1.40', 'axe-playwright-python>=0.1.4']
-TEST = (['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff'] + RDF + AUDIO + IMAGE + VIDEO + TUNE
-        + FAISS)
+TEST = (['pytest>=8', 'pytest-cov', 'hypothesis', 'ruff', 'schemathesis>=4',
+         'httpx2; python_version >= "3.11"', 'httpx; python_version < "3.11"'] + RDF + AUDIO + IMAGE
+        + VIDEO + TUNE + FAISS + SERVE)
 DOCS = ['sphinx>=7', 'furo', 'myst-parser']
 CHECK = ['mypy', 'types-PyYAML', 'pip-audit', 'setuptools>=69']
 
@@ -36,7 +38,8 @@ setup(
     packages=find_packages(include=['pyg_mmkgc', 'pyg_mmkgc.*']),
     package_data={'pyg_mmkgc': ['recipes/*.yaml', 'recipes/search/*.yaml'],
                   'pyg_mmkgc.datasets': ['data/*/*'],
-                  'pyg_mmkgc.report': ['templates/*']},
+                  'pyg_mmkgc.report': ['templates/*'],
+                  'pyg_mmkgc.serve': ['templates/*']},
     install_requires=[
         'torch>=2.4',
         'torch-geometric>=2.5',
@@ -65,6 +68,7 @@ setup(
         'pykeen': PYKEEN,
         'tune': TUNE,
         'faiss': FAISS,
+        'serve': SERVE,
         'browser': BROWSER,
         'test': TEST,
         'docs': DOCS,

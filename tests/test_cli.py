@@ -260,9 +260,8 @@ def test_shell_completion(shell, says):
 
 def test_help_names_all_commands():
     assert set(main.commands) == {'audit', 'compare', 'doctor', 'evaluate', 'explain', 'export',
-                                  'init', 'neighbours',
-                                  'predict', 'report', 'results', 'study', 'suspects', 'train',
-                                  'tune'}
+                                  'init', 'neighbours', 'predict', 'report', 'results', 'serve',
+                                  'study', 'suspects', 'train', 'tune'}
     result = invoke('--help')
     assert all(name in result.stdout for name in main.commands)
 

@@ -17,6 +17,7 @@ from pyg_mmkgc.cli.neighbours import neighbours
 from pyg_mmkgc.cli.predict import predict
 from pyg_mmkgc.cli.report import report
 from pyg_mmkgc.cli.results import results
+from pyg_mmkgc.cli.serve import serve
 from pyg_mmkgc.cli.study import study
 from pyg_mmkgc.cli.suspects import suspects
 from pyg_mmkgc.cli.train import train
@@ -31,6 +32,6 @@ def main() -> None:
     pictures, texts and numbers, and ask it for missing facts."""
 
 
-for command in (train, evaluate, predict, explain, report, compare, suspects, neighbours, export,
-                study, tune, results, audit, init, doctor):
+for command in (train, evaluate, predict, explain, serve, report, compare, suspects, neighbours,
+                export, study, tune, results, audit, init, doctor):
     main.add_command(command)

@@ -19,6 +19,7 @@ EXTRAS: Dict[str, List[str]] = {
     'pykeen': ['pykeen'],
     'tune': ['optuna'],
     'faiss': ['faiss'],
+    'serve': ['fastapi', 'uvicorn'],
 }
 CORE = ['torch', 'torch-geometric', 'lightning-fabric', 'numpy', 'pyarrow', 'safetensors', 'ogb']
 

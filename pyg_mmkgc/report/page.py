@@ -17,16 +17,17 @@ METRICS = {'mrr': 'MRR', 'hits@1': 'Hits@1', 'hits@3': 'Hits@3', 'hits@10': 'Hit
            'amri': 'AMRI', 'mr': 'MR'}
 
 
-def render(template: str, **context: Any) -> str:
+def render(template: str, *folders: Path, **context: Any) -> str:
     r"""Fill in a template of the package. Whatever is filled in is escaped.
 
     Args:
         template (str): The name of its file.
+        *folders (Path): Where templates lie beside those of this sub-package.
         **context: What it names.
     """
     # In all files whatever their name, not by suffix: labels may hold any markup.
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True,
+        loader=jinja2.FileSystemLoader([FOLDER, *folders]), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters.update(metric=format_metric, percent=format_percent,
                                number=format_number, picture=picture_address)
