@@ -4,6 +4,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 import torch
 from torch import Tensor
 from torch.nn import Embedding, Parameter
+from torch.utils.checkpoint import checkpoint
 
 from pyg_mmkgc.data import STRUCTURE
 from pyg_mmkgc.nn.decoders import JointDecision, TuckERDecoder
@@ -13,8 +14,9 @@ from pyg_mmkgc.nn.information import CLUB
 from pyg_mmkgc.nn.models.mocme import JOINT
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
 
-#: Candidates whose views are made at once where nothing is trained, so that they stay in the cache.
-BLOCK_ROWS = 512
+#: Candidates whose views are made at once on a CPU: where nothing is trained, so that they stay in
+#: the cache; in training, where the backward pass makes them again, so that memory holds few.
+BLOCK_ROWS, TRAINED_ROWS = 512, 2048
 
 
 class Entities(NamedTuple):
@@ -27,9 +29,16 @@ class Entities(NamedTuple):
     x: Dict[str, Tensor]
     mask: Dict[str, Tensor]
 
-    def select(self, index: Union[Tensor, slice]) -> 'Entities':
+    def select(self, index: Tensor) -> 'Entities':
         r"""The rows of the given entities."""
         return Entities(*({m: x[index] for m, x in part.items()} for part in self))
+
+    def split(self, size: int) -> List['Entities']:
+        r"""As many entities as given at a time."""
+        x, mask = ([dict(zip(part, rows, strict=True)) for rows in
+                    zip(*(value.split(size) for value in part.values()), strict=True)]
+                   for part in self)
+        return [Entities(*block) for block in zip(x, mask, strict=True)]
 
 
 class MoMoK(MultiModalModel):
@@ -207,11 +216,15 @@ class MoMoK(MultiModalModel):
         return self._vectors(encoded.select(row), rel_type)
 
     def candidate_vectors(self, encoded: Entities) -> Tensor:
-        if torch.is_grad_enabled() or encoded.x[self.modalities[0]].device.type != 'cpu':
+        x, trained = encoded.x[self.modalities[0]], torch.is_grad_enabled()
+        size = TRAINED_ROWS if trained else BLOCK_ROWS
+        if x.device.type != 'cpu' or x.size(0) <= size:
             return self._vectors(encoded)
-        num_rows = encoded.x[self.modalities[0]].size(0)
-        return torch.cat([self._vectors(encoded.select(slice(start, start + BLOCK_ROWS)))
-                          for start in range(0, num_rows, BLOCK_ROWS)])
+        blocks = encoded.split(size)
+        if not trained:
+            return torch.cat([self._vectors(block) for block in blocks])
+        return torch.cat([checkpoint(self._vectors, block, use_reentrant=False)
+                          for block in blocks])
 
     def candidate_views(self, encoded: Entities) -> Dict[str, Tensor]:
         views = self.views(encoded)
