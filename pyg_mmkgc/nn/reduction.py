@@ -9,6 +9,8 @@ from pyg_mmkgc.nn.rows import select_rows
 
 #: Scores in a block, so that the passes over it find it in the cache of a CPU.
 BLOCK = 2**18
+#: Fewest candidates in a block of all queries; products with less are slow.
+MIN_COLUMNS = 256
 #: Answers that are looked up at once.
 PIECE = 2**13
 REDUCTIONS = ('logsumexp', 'softplus')
@@ -34,7 +36,8 @@ class Answers(NamedTuple):
 def reduce_scores(query: Tensor, table: Tensor, reduction: str, allowed: Optional[Tensor] = None,
                   pairs: Optional[Pairs] = None, mass: Union[float, Tensor] = 0.0,
                   answers: Optional[Answers] = None, answer_mass: float = 1.0,
-                  bias: Optional[Tensor] = None) -> Tuple[Tensor, Optional[Tensor]]:
+                  bias: Optional[Tensor] = None,
+                  weight: Optional[Tensor] = None) -> Tuple[Tensor, Optional[Tensor]]:
     r"""What a loss needs of the scores :math:`s_{ij} = \langle q_i, t_j \rangle + b` of all
     candidates.
 
@@ -49,6 +52,10 @@ def reduce_scores(query: Tensor, table: Tensor, reduction: str, allowed: Optiona
     scores are replaced by the derivative of the sum, which is all that the backward pass needs.
     Under autocast, products and buffer have its type; sums are in single precision. There are no
     second derivatives, and the graph can be walked only once.
+
+    With :obj:`weight` the sums of all queries are one number, so that the derivative of
+    ``'softplus'`` is known before the backward pass but for a factor. Unless scores are looked
+    up, it is found candidates by candidates along with the sum, and no buffer is left.
 
     Args:
         query (torch.Tensor): Queries :math:`(B, C)`.
@@ -66,35 +73,43 @@ def reduce_scores(query: Tensor, table: Tensor, reduction: str, allowed: Optiona
         answer_mass (float, optional): What these are subtracted with. (default: :obj:`1.0`)
         bias (torch.Tensor, optional): The number :math:`b`, of shape :math:`(1)`.
             (default: zero)
+        weight (torch.Tensor, optional): What each query counts, :math:`(B)`; gets no gradient.
+            (default: :obj:`None`, the sums are kept apart)
 
     Returns:
-        (torch.Tensor, torch.Tensor): The sums :math:`(B)`, and the scores :math:`(P)` of
-        :obj:`pairs`, or :obj:`None`.
+        (torch.Tensor, torch.Tensor): The sums :math:`(B)`, or their weighted sum, and the scores
+        :math:`(P)` of :obj:`pairs`, or :obj:`None`.
 
     Raises:
         ValueError: If the reduction is unknown.
     """
     _check(reduction)
     row, column = (None, None) if pairs is None else pairs
-    total, picked = _Reduction.apply(query, table, bias, reduction, allowed, row, column, answers,
-                                     answer_mass)
+    if weight is not None and reduction == 'softplus' and (row is None or row.numel() == 0):
+        weight = weight.to(torch.promote_types(query.dtype, torch.float))
+        total = _WeightedSoftplus.apply(query, table, bias, weight, allowed, answers, answer_mass)
+        picked = None if row is None else query.new_empty(0)
+    else:
+        total, picked = _Reduction.apply(query, table, bias, reduction, allowed, row, column,
+                                         answers, answer_mass)
+        total = _weigh(total, weight)
     if isinstance(mass, Tensor) or mass != 0:
-        summed = table.sum(dim=0) if allowed is None else allowed.to(table.dtype) @ table
-        total = total - mass * (query @ summed)
+        summed = query @ (table.sum(dim=0) if allowed is None else allowed.to(table.dtype) @ table)
         if bias is not None:
-            total = total - mass * bias * (table.size(0) if allowed is None else allowed.sum())
+            summed = summed + bias * (table.size(0) if allowed is None else allowed.sum())
+        total = total - mass * _weigh(summed, weight)
     if answers is not None and bias is not None:
         count = total.new_zeros(answers.num_groups)
-        for _, target, weight in _pieces(answers, allowed, total.dtype):
-            count.index_add_(0, target, weight.squeeze(1))
-        total = total - answer_mass * bias * count[answers.group]
+        for _, target, one in _pieces(answers, allowed, total.dtype):
+            count.index_add_(0, target, one.squeeze(1))
+        total = total - answer_mass * _weigh(bias * count[answers.group], weight)
     return total, picked
 
 
 def reduce_materialized(score: Tensor, reduction: str, allowed: Optional[Tensor] = None,
                         pairs: Optional[Pairs] = None, mass: Union[float, Tensor] = 0.0,
                         answers: Optional[Answers] = None, answer_mass: float = 1.0,
-                        ) -> Tuple[Tensor, Optional[Tensor]]:
+                        weight: Optional[Tensor] = None) -> Tuple[Tensor, Optional[Tensor]]:
     r"""The same as :func:`reduce_scores` of scores :math:`(B, N)` that are no dot products."""
     _check(reduction)
     picked = None
@@ -113,7 +128,7 @@ def reduce_materialized(score: Tensor, reduction: str, allowed: Optional[Tensor]
         true[answers.row, answers.entity] = True
         true = true if allowed is None else true & allowed
         total = total - answer_mass * (score * true[answers.group]).sum(dim=1)
-    return total, picked
+    return _weigh(total, weight), picked
 
 
 class _Reduction(torch.autograd.Function):
@@ -175,6 +190,62 @@ class _Reduction(torch.autograd.Function):
                     grad_table.index_add_(0, source, grad_summed[target].mul_(weight).to(
                         grad_table.dtype))
         return grad_query, grad_table, grad_bias, None, None, None, None, None, None
+
+
+class _WeightedSoftplus(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, table: Tensor, bias: Optional[Tensor], weight: Tensor,
+                allowed: Optional[Tensor], answers: Optional[Answers],
+                answer_mass: float) -> Tensor:
+        device, dtype, (num_rows, channels) = query.device.type, autocast_dtype(query), query.shape
+        wide = weight.dtype
+        # All candidates at once where kernels are dear, else what fits the cache.
+        size = table.size(0) if device != 'cpu' else max(MIN_COLUMNS, 2 * BLOCK // max(1, num_rows))
+        with torch.autocast(device, enabled=False):
+            q, offset = query.to(dtype), table.new_zeros(table.size(0), dtype=dtype)
+            if bias is not None:
+                offset += bias.to(dtype)
+            if allowed is not None:
+                offset += additive_mask(allowed, dtype)
+            weighted = (query * weight.unsqueeze(1)).to(dtype)
+            total, derived = weight.new_zeros(num_rows), weight.new_zeros(num_rows)
+            grad_query = weight.new_zeros(num_rows, channels)
+            grad_table = torch.empty_like(table)
+            for t, o, grad in zip(table.split(size), offset.split(size), grad_table.split(size),
+                                  strict=True):
+                t = t.to(dtype)
+                score = torch.addmm(o, q, t.t())  # [B, size]
+                total += torch.nn.functional.softplus(score).sum(dim=1, dtype=wide)
+                score.sigmoid_()
+                if bias is not None:
+                    derived += score.sum(dim=1)
+                grad_query += score @ t
+                grad.copy_(score.t() @ weighted)
+            if answers is not None:
+                summed = weight.new_zeros(answers.num_groups, channels)
+                grad_summed = torch.zeros_like(summed).index_add_(
+                    0, answers.group, query * (-answer_mass * weight).unsqueeze(1))
+                for source, target, one in _pieces(answers, allowed, wide):
+                    summed.index_add_(0, target, table[source] * one)
+                    grad_table.index_add_(0, source, (grad_summed[target] * one).to(table.dtype))
+                summed = summed[answers.group]
+                total -= answer_mass * (query * summed).sum(dim=1)
+                grad_query -= answer_mass * summed
+            grad_query = grad_query.mul_(weight.unsqueeze(1)).to(query.dtype)
+            grad_bias = None if bias is None else (weight * derived).sum(0, True).to(bias.dtype)
+        ctx.save_for_backward(grad_query, grad_table, grad_bias)
+        return (weight * total).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
+        # In place: they are ours.
+        return (*(None if x is None else x.mul_(grad) for x in ctx.saved_tensors),
+                None, None, None, None)
+
+
+def _weigh(total: Tensor, weight: Optional[Tensor]) -> Tensor:
+    return total if weight is None else (total * weight).sum()
 
 
 def _pieces(answers: Answers, allowed: Optional[Tensor],

@@ -78,6 +78,49 @@ def test_a_number_added_to_each_score(reduction, with_pairs):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize('reduction', ['logsumexp', 'softplus'])
+@pytest.mark.parametrize('columns', [1, 20, N])
+@pytest.mark.parametrize('looked_up', [None, 0, 3])
+@pytest.mark.parametrize('masked', [True, False])
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_the_weighted_sum_over_queries(monkeypatch, reduction, columns, looked_up, masked, dtype,
+                                       tolerance):
+    monkeypatch.setattr(module, 'BLOCK', 1)
+    monkeypatch.setattr(module, 'MIN_COLUMNS', columns)
+    query, table, allowed, pairs = inputs(dtype)
+    allowed = allowed if masked else None
+    pairs = None if looked_up is None else (pairs[0][:looked_up], pairs[1][:looked_up])
+    bias = torch.tensor([-0.7], dtype=dtype, requires_grad=True)
+    weight = torch.tensor([1.0, 0.0, 2.5, -1.0, 1.0, 0.0, 0.5], dtype=dtype)
+    answers = Answers(torch.arange(B) % 3, 3, torch.tensor([0, 0, 2]), torch.tensor([1, 5, 7]))
+    inner = allowed, pairs, 0.3, answers, 0.9
+    score = query @ table.t() + bias
+    rows, looked = reduce_materialized(score, reduction, *inner)
+    for total, picked in (reduce_scores(query, table, reduction, *inner, bias, weight),
+                          reduce_materialized(score, reduction, *inner, weight)):
+        assert total.dtype == dtype
+        assert total.dim() == 0
+        torch.testing.assert_close(total, (weight * rows).sum(), rtol=tolerance, atol=tolerance)
+        assert (picked is None) == (looked is None)
+        losses = [3 * total, 3 * (weight * rows).sum()]
+        if picked is not None:
+            torch.testing.assert_close(picked, looked, rtol=tolerance, atol=tolerance)
+            losses = [loss + (x**2).sum() for loss, x in zip(losses, (picked, looked), strict=True)]
+        grads = [torch.autograd.grad(loss, [query, table, bias], retain_graph=True)
+                 for loss in losses]
+        for a, b in zip(*grads, strict=True):
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=10 * tolerance)
+
+
+def test_a_weighted_sum_leaves_no_scores_for_the_backward_pass():
+    query, table, allowed, _ = inputs(torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x,
+                                                  lambda x: x):
+        reduce_scores(query, table, 'softplus', allowed, weight=torch.ones(B))
+    assert max(kept) == N * C < N * B
+
+
 def test_all_candidates_and_no_look_up():
     query, table, _, _ = inputs(torch.float64)
     total, picked = reduce_scores(query, table, 'logsumexp')
@@ -109,6 +152,22 @@ def test_half_precision_is_near(reduction):
     reference = torch.autograd.grad(some_loss(*expected), [query, table])
     torch.testing.assert_close(out[0], expected[0], rtol=0.02, atol=0.05)
     for a, b in zip(grads, reference, strict=True):
+        assert a.dtype == torch.float32
+        assert float((a - b).norm() / b.norm()) < 0.02
+
+
+def test_a_weighted_sum_in_half_precision_is_near(monkeypatch):
+    monkeypatch.setattr(module, 'BLOCK', 1)
+    monkeypatch.setattr(module, 'MIN_COLUMNS', 10)
+    query, table, allowed, _ = inputs(torch.float32)
+    weight = torch.arange(B) / B
+    with torch.autocast('cpu', torch.bfloat16):
+        total, _ = reduce_scores(query, table, 'softplus', allowed, weight=weight)
+        grads = torch.autograd.grad(total, [query, table])
+    assert total.dtype == torch.float32
+    expected = (weight * plain(query, table, 'softplus', allowed, ([0], [0]))[0]).sum()
+    torch.testing.assert_close(total, expected, rtol=0.005, atol=0)
+    for a, b in zip(grads, torch.autograd.grad(expected, [query, table]), strict=True):
         assert a.dtype == torch.float32
         assert float((a - b).norm() / b.norm()) < 0.02
 

@@ -146,11 +146,12 @@ class Decoder(torch.nn.Module):
     def reduce(self, query: Tensor, candidates: Tensor, reduction: str,
                allowed: Optional[Tensor] = None, pairs: Optional[Pairs] = None,
                mass: Union[float, Tensor] = 0.0, answers: Optional[Answers] = None,
-               answer_mass: float = 1.0) -> Tuple[Tensor, Optional[Tensor]]:
+               answer_mass: float = 1.0,
+               weight: Optional[Tensor] = None) -> Tuple[Tensor, Optional[Tensor]]:
         r"""What a loss over all candidates needs of :meth:`score_all`, see
         :func:`~pyg_mmkgc.nn.reduction.reduce_scores`, whose arguments these are."""
         return reduce_scores(query, candidates, reduction, allowed, pairs, mass, answers,
-                             answer_mass, self.bias)
+                             answer_mass, self.bias, weight)
 
     def parts(self, query: Tensor, candidates: Tensor) -> Dict[str, Part]:
         r"""What is trained with a loss of its own, by name: here just this decoder."""
@@ -214,9 +215,10 @@ class MetricDecoder(Decoder):
     def reduce(self, query: Tensor, candidates: Tensor, reduction: str,
                allowed: Optional[Tensor] = None, pairs: Optional[Pairs] = None,
                mass: Union[float, Tensor] = 0.0, answers: Optional[Answers] = None,
-               answer_mass: float = 1.0) -> Tuple[Tensor, Optional[Tensor]]:
+               answer_mass: float = 1.0,
+               weight: Optional[Tensor] = None) -> Tuple[Tensor, Optional[Tensor]]:
         return reduce_materialized(self.score_all(query, candidates), reduction, allowed, pairs,
-                                   mass, answers, answer_mass)
+                                   mass, answers, answer_mass, weight)
 
 
 class ComplexSpaceDecoder(Decoder):

@@ -201,11 +201,12 @@ class JointDecision(torch.nn.Module):
     def reduce(self, query: Tensor, candidates: Tensor, reduction: str,
                allowed: Optional[Tensor] = None, pairs: Optional[Pairs] = None,
                mass: Union[float, Tensor] = 0.0, answers: Optional[Answers] = None,
-               answer_mass: float = 1.0) -> Tuple[Tensor, Optional[Tensor]]:
+               answer_mass: float = 1.0,
+               weight: Optional[Tensor] = None) -> Tuple[Tensor, Optional[Tensor]]:
         r"""What a loss over all candidates needs of the joint decision; see
         :meth:`Decoder.reduce`."""
         return reduce_materialized(self.score_all(query, candidates), reduction, allowed, pairs,
-                                   mass, answers, answer_mass)
+                                   mass, answers, answer_mass, weight)
 
     def combine(self, query: Tensor, candidates: Tensor, scores: Dict[str, Tensor],
                 index: Tensor) -> Tensor:

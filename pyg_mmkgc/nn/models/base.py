@@ -533,18 +533,19 @@ class KGModel(Pretrained, torch.nn.Module):
             # Entities that training never names are no negatives: nothing is known of them.
             allowed = self.seen & part.has_candidate
             valid = part.has_query & allowed[tail_index]
-            loss, scores = self._full_loss(part, allowed, pairs, row.numel(), prepared.answers)
+            loss, scores = self._full_loss(part, allowed, valid, pairs, row.numel(),
+                                           prepared.answers)
             key = self.objective if len(parts) == 1 else f'{self.objective}_{name}'
-            losses[key] = batch_mean((loss * valid).sum(), valid.sum())
+            losses[key] = batch_mean(loss, valid.sum())
             picked[name] = None if index is None else scores.view_as(index)
         if index is None:
             return losses, None
         return losses, (picked['decision'] if decides else
                         self.decoder.combine(query, table, picked, index))
 
-    def _full_loss(self, part: Part, allowed: Tensor, pairs: Pairs, num_positives: int,
-                   answers: Optional[Answers]) -> Tuple[Tensor, Tensor]:
-        # The loss of each query [B], and the scores of all pairs but the positives.
+    def _full_loss(self, part: Part, allowed: Tensor, valid: Tensor, pairs: Pairs,
+                   num_positives: int, answers: Optional[Answers]) -> Tuple[Tensor, Tensor]:
+        # The loss, summed over valid queries, and the scores of all pairs but the positives.
         # Not as an integer, by which a quotient would be in single precision.
         dtype = torch.promote_types(part.query.dtype, torch.float)
         num_allowed, smoothing = allowed.sum().clamp(min=1).to(dtype), self.label_smoothing
@@ -553,10 +554,10 @@ class KGModel(Pretrained, torch.nn.Module):
             mass = smoothing / num_allowed if softmax else self.smoothing_mass / self.num_entities
         total, scores = part.decoder.reduce(
             part.query, part.candidates, 'logsumexp' if softmax else 'softplus', allowed, pairs,
-            mass, answers, 1 - smoothing)
+            mass, answers, 1 - smoothing, valid)
         row, column = (x[:num_positives] for x in pairs)
-        true = scores[:num_positives].to(total.dtype) * allowed[column]
-        loss = total - (1 - smoothing) * torch.zeros_like(total).index_add(0, row, true)
+        true = scores[:num_positives].to(total.dtype) * (allowed[column] & valid[row])
+        loss = total - (1 - smoothing) * true.sum()
         return loss if softmax else loss / num_allowed, scores[num_positives:]
 
     def _sampled_loss(self, scores: Tensor, prepared: Prepared) -> Tensor:

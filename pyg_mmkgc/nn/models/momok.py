@@ -4,6 +4,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 import torch
 from torch import Tensor
 from torch.nn import Embedding, Parameter
+from torch.utils.checkpoint import checkpoint
 
 from pyg_mmkgc.data import STRUCTURE
 from pyg_mmkgc.nn.decoders import JointDecision, TuckERDecoder
@@ -14,8 +15,9 @@ from pyg_mmkgc.nn.models.mocme import JOINT
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
 from pyg_mmkgc.nn.rows import select_rows
 
-#: Candidates whose views are made at once where nothing is trained, so that they stay in the cache.
-BLOCK_ROWS = 512
+#: Candidates whose views are made at once on a CPU: where nothing is trained, so that they stay in
+#: the cache; in training, where the backward pass makes them again, so that memory holds few.
+BLOCK_ROWS, TRAINED_ROWS = 512, 2048
 
 
 class Entities(NamedTuple):
@@ -32,6 +34,13 @@ class Entities(NamedTuple):
         r"""The rows of the given entities."""
         return Entities({m: select_rows(x, index) for m, x in self.x.items()},
                         {m: mask[index] for m, mask in self.mask.items()})
+
+    def split(self, size: int) -> List['Entities']:
+        r"""As many entities as given at a time."""
+        x, mask = ([dict(zip(part, rows, strict=True)) for rows in
+                    zip(*(value.split(size) for value in part.values()), strict=True)]
+                   for part in self)
+        return [Entities(*block) for block in zip(x, mask, strict=True)]
 
 
 class MoMoK(MultiModalModel):
@@ -209,11 +218,15 @@ class MoMoK(MultiModalModel):
         return self._vectors(encoded.select(row), rel_type)
 
     def candidate_vectors(self, encoded: Entities) -> Tensor:
-        if torch.is_grad_enabled() or encoded.x[self.modalities[0]].device.type != 'cpu':
+        x, trained = encoded.x[self.modalities[0]], torch.is_grad_enabled()
+        size = TRAINED_ROWS if trained else BLOCK_ROWS
+        if x.device.type != 'cpu' or x.size(0) <= size:
             return self._vectors(encoded)
-        rows = torch.arange(encoded.x[self.modalities[0]].size(0))
-        return torch.cat([self._vectors(encoded.select(block))
-                          for block in rows.split(BLOCK_ROWS)])
+        blocks = encoded.split(size)
+        if not trained:
+            return torch.cat([self._vectors(block) for block in blocks])
+        return torch.cat([checkpoint(self._vectors, block, use_reentrant=False)
+                          for block in blocks])
 
     def candidate_views(self, encoded: Entities) -> Dict[str, Tensor]:
         views = self.views(encoded)

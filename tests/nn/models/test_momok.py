@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from pyg_mmkgc.data import get_triples, seen_entities
 from pyg_mmkgc.nn import CLUB
+from pyg_mmkgc.nn.models import momok
 from pyg_mmkgc.nn.models.momok import MoMoK
 from pyg_mmkgc.testing import FakeMMKG
 from pyg_mmkgc.training import TrainConfig, Trainer, recipe
@@ -475,3 +476,44 @@ def test_unseen_entities_of_momok_lack_structure(graph):
     weights = model.modality_weights(torch.arange(N))
     assert (weights[~seen, 1] == 0).all()
     assert (weights[seen, 1] > 0).all()
+
+
+@pytest.mark.parametrize('rows', [1, 7, N - 1])
+def test_views_of_some_candidates_at_a_time(graph, monkeypatch, rows):
+    model = make(graph, double=True, **without_dropout(tune_features=True)).train()
+    weight = torch.randn_like(model.candidate_vectors(model.encode()))
+
+    def run():
+        out = model.candidate_vectors(model.encode())
+        grads = torch.autograd.grad((out * weight).sum(), list(model.parameters()),
+                                    allow_unused=True)
+        return [out, *(x for x in grads if x is not None)]
+
+    whole = run()
+    monkeypatch.setattr(momok, 'TRAINED_ROWS', rows)
+    monkeypatch.setattr(momok, 'BLOCK_ROWS', rows)
+    with torch.no_grad():
+        torch.testing.assert_close(model.candidate_vectors(model.encode()), whole[0],
+                                   rtol=0, atol=1e-12)
+    for a, b in zip(run(), whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+def test_views_that_are_made_again_have_the_same_noise(graph, monkeypatch):
+    monkeypatch.setattr(momok, 'TRAINED_ROWS', N // 2)
+    model = make(graph, double=True).train()
+    weight = model.fusion.bias['text']
+
+    def loss():
+        torch.manual_seed(3)
+        return model.candidate_vectors(model.encode()).square().sum()
+
+    found, = torch.autograd.grad(loss(), weight)
+    step = torch.zeros_like(weight)
+    step[0] = 1e-6
+    weight.data += step
+    after = loss().item()
+    weight.data -= 2 * step
+    before = loss().item()
+    assert found[0].item() == pytest.approx((after - before) / 2e-6, rel=1e-5)
+    assert found[0] != 0
