@@ -31,7 +31,7 @@ def keeping_memory() -> Iterator[None]:
     """
     global _keeping
     libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
-    if not hasattr(libc, 'mallopt') or not hasattr(libc, 'malloc_trim'):
+    if libc is None or not hasattr(libc, 'mallopt') or not hasattr(libc, 'malloc_trim'):
         yield
         return
     _keeping += 1

@@ -73,8 +73,8 @@ def relation_vectors(model: KGModel, data: HeteroData) -> Dict[str, Vectors]:
         model (KGModel): The model.
         data (HeteroData): The graph with labels.
     """
-    decoders = (model.decoder.decoders if isinstance(model.decoder, JointDecision) else
-                {'joint': model.decoder})
+    decoders = (dict(model.decoder.decoders.items()) if isinstance(model.decoder, JointDecision)
+                else {'joint': model.decoder})
     labels = _labels(data[EDGE], model.num_relations)
     labels = labels + [f'{label}{INVERSE}' for label in labels]
     return {name: Vectors(labels, decoder.rel_emb.weight.detach().float().cpu(),

@@ -143,7 +143,7 @@ class _Reduction(torch.autograd.Function):
             query, table = query.to(dtype), table.to(dtype)
             score = (query @ table.t() if bias is None else  # [B, N]
                      torch.addmm(bias.to(dtype), query, table.t()))
-            position = None if row is None else row * score.size(1) + column
+            position = None if row is None or column is None else row * score.size(1) + column
             picked = None if position is None else score.view(-1)[position]
             mask = None if allowed is None else additive_mask(allowed, score.dtype)
             rows = score.size(0) if device != 'cpu' else max(1, BLOCK // max(1, score.size(1)))
@@ -168,7 +168,7 @@ class _Reduction(torch.autograd.Function):
             # Means over queries and candidates would make small numbers denormal, which slow a
             # CPU down tenfold, so their scale stays outside the buffer.
             scale = total_grad.unsqueeze(1)  # [B, 1]
-            if position is not None and position.numel() > 0:
+            if position is not None and picked_grad is not None and position.numel() > 0:
                 scale = torch.maximum(total_grad.abs().amax(),
                                       picked_grad.abs().amax().to(total_grad.dtype))
                 scale = scale.clamp(min=torch.finfo(scale.dtype).tiny)

@@ -1,4 +1,4 @@
-from typing import Callable, Dict, NamedTuple, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from pyg_mmkgc.nn.reduction import (
     reduce_materialized,
     reduce_scores,
 )
+
+if TYPE_CHECKING:
+    from pyg_mmkgc.nn.decoders.joint_decision import JointDecision
 
 Query = Callable[[Tensor, Tensor, Optional[Tensor]], Tensor]
 Scores = Callable[[Tensor, Tensor, int, int], Tensor]
@@ -26,7 +29,7 @@ class Part(NamedTuple):
         has_query (torch.Tensor): The queries that it can answer, boolean :math:`(B)`.
         has_candidate (torch.Tensor): The candidates that it knows, boolean :math:`(N)`.
     """
-    decoder: 'Decoder'
+    decoder: 'Union[Decoder, JointDecision]'
     query: Tensor
     candidates: Tensor
     has_query: Tensor
@@ -58,6 +61,8 @@ class Decoder(torch.nn.Module):
     Raises:
         ValueError: If a size is not positive.
     """
+    bias: Optional[Tensor]
+
     def __init__(self, num_relations: int, channels: int,
                  relation_channels: Optional[int] = None):
         super().__init__()
@@ -192,8 +197,10 @@ class Decoder(torch.nn.Module):
         where the decoder is. Shapes are those of :meth:`forward`; the output is a scalar.
         """
         # Cubes of narrow numbers would lose what is small.
-        return sum(self.cubes(x.to(torch.promote_types(x.dtype, torch.float))).sum(dim=-1).mean()
-                   for x in (head, self.relation(rel_type), tail))
+        first, *others = (
+            self.cubes(x.to(torch.promote_types(x.dtype, torch.float))).sum(dim=-1).mean()
+            for x in (head, self.relation(rel_type), tail))
+        return sum(others, start=first)
 
     @staticmethod
     def cubes(x: Tensor) -> Tensor:

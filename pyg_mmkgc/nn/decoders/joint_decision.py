@@ -6,6 +6,7 @@ from torch.nn import Embedding
 from torch_geometric.nn.inits import zeros
 
 from pyg_mmkgc.nn.decoders.base import Decoder, MetricDecoder, Part, Query, Scores
+from pyg_mmkgc.nn.module_dict import ModuleDict
 from pyg_mmkgc.nn.reduction import (
     BLOCK,
     Answers,
@@ -67,7 +68,7 @@ class JointDecision(torch.nn.Module):
             raise ValueError(f"'norm_weight' names the unknown decoder {unknown[0]!r} (expected "
                              f'some of {list(decoders)})')
         self.norm_weight = {name: norm_weight.get(name, 1.0) for name in decoders}
-        self.decoders = torch.nn.ModuleDict(decoders)
+        self.decoders = ModuleDict(decoders)
         (self.num_relations, self.channels), = sizes
         self.average = average
         # Then the decision is one dot product of all views together.
@@ -95,8 +96,10 @@ class JointDecision(torch.nn.Module):
 
     def gates(self) -> List[torch.nn.Parameter]:
         r"""The parameters :math:`w` and :math:`b` that weigh the decoders, if there are any."""
-        return [] if self.average else [self.weight, self.relation_weight.weight, self.offset,
-                                        self.relation_offset.weight]
+        if self.average:
+            return []
+        return [self.weight, *self.relation_weight.parameters(), self.offset,
+                *self.relation_offset.parameters()]
 
     def _split(self, x: Tensor) -> List[Tuple[Tensor, Tensor]]:
         r"""The views, each with :math:`a_v` (or :math:`\lambda a_v`) as its last channel."""
@@ -126,7 +129,11 @@ class JointDecision(torch.nn.Module):
     def frozen_query(self) -> Query:
         r"""See :meth:`Decoder.frozen_query`."""
         queries = [decoder.frozen_query() for decoder in self.decoders.values()]
-        return lambda head, rel_type, distinct=None: self.join(queries, head, rel_type, distinct)
+
+        def query(head: Tensor, rel_type: Tensor, distinct: Optional[Tensor] = None) -> Tensor:
+            return self.join(queries, head, rel_type, distinct)
+
+        return query
 
     def scorer(self, candidates: Tensor) -> Scores:
         r"""See :meth:`Decoder.scorer`."""
@@ -281,10 +288,11 @@ class JointDecision(torch.nn.Module):
 
     def regularization(self, head: Tensor, rel_type: Tensor, tail: Tensor) -> Tensor:
         r"""The weighted sum of the decoders' norms; see :meth:`Decoder.regularization`."""
-        return sum(weight * decoder.regularization(h, rel_type, t)
-                   for weight, decoder, (h, _), (t, _) in zip(
-                       self.norm_weight.values(), self.decoders.values(), self._split(head),
-                       self._split(tail), strict=True))
+        first, *others = (weight * decoder.regularization(h, rel_type, t)
+                          for weight, decoder, (h, _), (t, _) in zip(
+                              self.norm_weight.values(), self.decoders.values(),
+                              self._split(head), self._split(tail), strict=True))
+        return sum(others, start=first)
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}({list(self.decoders)}, channels={self.channels})'

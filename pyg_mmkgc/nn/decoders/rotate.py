@@ -65,4 +65,4 @@ class RotatEDecoder(MetricDecoder, ComplexSpaceDecoder):
     def regularization(self, head: Tensor, rel_type: Tensor, tail: Tensor) -> Tensor:
         r"""N3 of head and tail, see :meth:`Decoder.regularization`; rotations have modulus one
         whatever the parameters are, and are left out."""
-        return sum(self.cubes(x).sum(dim=-1).mean() for x in (head, tail))
+        return self.cubes(head).sum(dim=-1).mean() + self.cubes(tail).sum(dim=-1).mean()

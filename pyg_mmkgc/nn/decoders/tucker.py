@@ -73,7 +73,7 @@ class TuckERDecoder(Decoder):
         # A query has the variance of its head.
         torch.nn.init.normal_(self.rel_emb.weight, std=self.relation_channels**-0.5)
         torch.nn.init.normal_(self.core, std=self.channels**-0.5)
-        if self.bias is not None:
+        if self.bias is not None and self.initial_bias is not None:
             torch.nn.init.constant_(self.bias, self.initial_bias)
 
     def distinct(self, rel_type: Tensor) -> Optional[Tensor]:

@@ -84,8 +84,8 @@ class AdaptiveFusion(torch.nn.Module):
         logits = logits.masked_fill(~available, torch.finfo(logits.dtype).min)
         # The product makes the weight of a missing modality exactly zero, also if all are missing:
         weight = logits.softmax(dim=1) * available
-        joint = sum(torch.einsum('nb,nbc->nc', weight[:, i], x) for i, x in enumerate(mapped))
-        return joint, weight.mean(dim=-1)
+        first, *others = (torch.einsum('nb,nbc->nc', weight[:, i], x) for i, x in enumerate(mapped))
+        return sum(others, start=first), weight.mean(dim=-1)
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({self.modalities}, channels={self.channels}, '

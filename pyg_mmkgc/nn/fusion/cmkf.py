@@ -6,6 +6,7 @@ from torch.nn import Embedding
 from torch_geometric.nn.inits import zeros
 
 from pyg_mmkgc.nn.information import InfoNCE, MutualInformation
+from pyg_mmkgc.nn.module_dict import ModuleDict
 from pyg_mmkgc.nn.rows import select_rows
 
 
@@ -33,7 +34,7 @@ class EntityViews(NamedTuple):
     modality_redundancy: Tensor
     mask: Tensor
     kept: Tensor
-    reference: Tuple[Tensor, Tensor, Tensor]
+    reference: Tuple[Tensor, ...]
     sample: Optional[Tensor] = None
 
 
@@ -92,6 +93,10 @@ class CMKF(torch.nn.Module):
     Raises:
         ValueError: If there is no modality or a temperature is not positive.
     """
+    bank_views: Tensor
+    bank_modality_views: Tensor
+    bank_mask: Tensor
+
     def __init__(self, num_experts: Dict[str, int], channels: int, num_relations: int = 1,
                  estimator: Callable[[int, int], MutualInformation] = InfoNCE,
                  temperature: float = 1.0, modality_temperature: float = 1.0, intra: bool = True,
@@ -114,7 +119,7 @@ class CMKF(torch.nn.Module):
         self.num_references = num_references
         self.max_samples = max_samples
 
-        self.intra = torch.nn.ModuleDict({
+        self.intra = ModuleDict({
             m: estimator(k, channels) for m, k in self.num_experts.items()
             if intra and k > 1 and not uniform
         })
@@ -154,7 +159,7 @@ class CMKF(torch.nn.Module):
 
     def gates(self) -> List[torch.nn.Parameter]:
         r"""What weighs modalities: :math:`\theta`, :math:`\omega` and :math:`\delta`."""
-        relation = [] if self.relation_weight is None else [self.relation_weight.weight]
+        relation = [] if self.relation_weight is None else self.relation_weight.parameters()
         return [self.modality_weight, self.redundancy_scale, *relation]
 
     def estimators(self) -> List[MutualInformation]:
@@ -177,7 +182,7 @@ class CMKF(torch.nn.Module):
         """
         stacked = torch.cat([views[m] for m in self.num_experts], dim=1)  # [N, J, C]
         available = torch.stack([mask[m] for m in self.num_experts], dim=1)  # [N, M]
-        kept = available if kept is None else torch.stack(
+        in_joint = available if kept is None else torch.stack(
             [kept[m] for m in self.num_experts], dim=1)
         rows = sample = None
         if self.training:
@@ -214,7 +219,7 @@ class CMKF(torch.nn.Module):
                 self.bank_modality_views.copy_(bank_modality_views)
                 self.bank_mask.copy_(bank_mask)
         return EntityViews(stacked, modality_views, redundancy, modality_redundancy, available,
-                           kept, (bank_views, bank_modality_views, bank_mask), sample)
+                           in_joint, (bank_views, bank_modality_views, bank_mask), sample)
 
     def weights(self, state: EntityViews, gate_logits: Mapping[str, Tensor],
                 rel_type: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
@@ -291,9 +296,9 @@ class CMKF(torch.nn.Module):
             x if state.sample is None else select_rows(x, state.sample)
             for x in (state.views, state.modality_views, state.mask))
         bank_views, bank_modality_views, bank_mask = state.reference
-        views = self._views(views, bank_views, mask, bank_mask)
+        inputs = self._views(views, bank_views, mask, bank_mask)
         for m, estimator in self.intra.items():
-            yield estimator, views[m]
+            yield estimator, inputs[m]
         if self.inter is not None:
             yield self.inter, (modality_views, bank_modality_views, mask, bank_mask)
 

@@ -46,6 +46,10 @@ class MutualInformation(Module):
         self.channels = channels
         self.hidden_channels = hidden_channels
 
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        raise NotImplementedError
+
     def forward(self, views: Tensor, reference: Tensor, mask: Optional[Tensor] = None,
                 reference_mask: Optional[Tensor] = None,
                 generator: Optional[torch.Generator] = None) -> Tensor:

@@ -1,5 +1,5 @@
 import copy
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -17,11 +17,16 @@ from pyg_mmkgc.evaluation import (
     predict_triples,
     rank,
 )
-from pyg_mmkgc.nn.decoders.base import Decoder, Part
+from pyg_mmkgc.evaluation.ranking import Scorer
+from pyg_mmkgc.nn.decoders import Decoder, JointDecision
+from pyg_mmkgc.nn.decoders.base import Part
 from pyg_mmkgc.nn.models.pretrained import Pretrained
 from pyg_mmkgc.nn.reduction import Answers, Pairs
 from pyg_mmkgc.nn.rows import select_rows
 from pyg_mmkgc.nn.sharded_embedding import ShardedEmbedding
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 OBJECTIVES = ('softmax', 'bce', 'sampled')
 #: Types of the numbers of a table of entities; None is torch's default.
@@ -134,9 +139,15 @@ class KGModel(Pretrained, torch.nn.Module):
     Raises:
         ValueError: If an argument is unknown or out of range, or a sampled loss has no sampler.
     """
+    decoder: Union[Decoder, JointDecision]
+    seen: Tensor
+    seen_index: Tensor
+    has_loops: Tensor
+
     def __init__(self, num_entities: int, num_relations: int, hidden_channels: int,
-                 decoder: Decoder, objective: str = 'softmax', label_smoothing: float = 0.0,
-                 smoothing_mass: Optional[float] = None, regularization: float = 0.0,
+                 decoder: Union[Decoder, JointDecision], objective: str = 'softmax',
+                 label_smoothing: float = 0.0, smoothing_mass: Optional[float] = None,
+                 regularization: float = 0.0,
                  neg_sampling: Optional[Any] = None, neg_weight: float = 1.0,
                  exclude_loops: bool = False):
         super().__init__()
@@ -170,7 +181,7 @@ class KGModel(Pretrained, torch.nn.Module):
         self._test_candidates: Optional[Tensor] = None
 
     @classmethod
-    def from_data(cls, data: HeteroData, **kwargs: Any) -> 'KGModel':
+    def from_data(cls, data: HeteroData, **kwargs: Any) -> 'Self':
         r"""Build a model for a graph, in one call.
 
         Args:
@@ -181,7 +192,7 @@ class KGModel(Pretrained, torch.nn.Module):
                     **kwargs)
         return model.attach(data)
 
-    def attach(self, data: HeteroData) -> 'KGModel':
+    def attach(self, data: HeteroData) -> 'Self':
         r"""Give the model what it reads of a graph but does not learn."""
         if data['entity'].num_nodes != self.num_entities:
             raise ValueError(f"'data' has {data['entity'].num_nodes} entities (expected "
@@ -215,7 +226,7 @@ class KGModel(Pretrained, torch.nn.Module):
             self._train_known = self._train_known.to(self.seen.device)
         return self._train_known
 
-    def extend(self, data: HeteroData) -> 'KGModel':
+    def extend(self, data: HeteroData) -> 'Self':
         r"""This model for a graph with further entities behind those that it knows, without
         training: they lack structure, as entities do that training never named. The weights are
         shared; the result is for asking, not for training.
@@ -229,7 +240,7 @@ class KGModel(Pretrained, torch.nn.Module):
         raise ValueError(f'{self.__class__.__name__!r} knows entities by structure only, and so '
                          f'nothing of new ones (expected a model that sees modalities)')
 
-    def _resized(self, num_entities: int, num_kept: int) -> 'KGModel':
+    def _resized(self, num_entities: int, num_kept: int) -> 'Self':
         # Shares all weights but the tables of entities, of which the first rows are kept.
         shared = [*self.parameters(), *self.buffers(), self.neg_sampling,
                   self._triples, self._known, self._train_known, self._labels]
@@ -300,8 +311,7 @@ class KGModel(Pretrained, torch.nn.Module):
         """
         return self.scorer()(head_index, rel_type, 0, self.num_entities)
 
-    def scorer(self, part: int = 0,
-               num_parts: int = 1) -> Callable[[Tensor, Tensor, int, int], Tensor]:
+    def scorer(self, part: int = 0, num_parts: int = 1) -> Scorer:
         r"""A function ``(head_index, rel_type, start, stop)`` that scores a range of candidates,
         with everything that does not depend on the query computed once.
 
@@ -325,6 +335,7 @@ class KGModel(Pretrained, torch.nn.Module):
                 if table is None:
                     table = rows.new_empty(end - first, rows.size(1))
                 table[start - first:stop - first] = rows
+            assert table is not None  # There is an entity.
 
         scores = self.decoder.scorer(table)
 
@@ -408,7 +419,7 @@ class KGModel(Pretrained, torch.nn.Module):
         if prepared is None:
             prepared = self.prepare(head_index, rel_type, tail_index)
         head_row, tail_row, neg_row = head_index, tail_index, prepared.neg_index
-        if self.objective == 'sampled':  # All that is looked at is the batch.
+        if prepared.row is not None:  # All that is looked at is the batch.
             head_row, tail_row = prepared.row[:, 0], prepared.row[:, 1]
             neg_row = prepared.row[:, 2:]
         encoded = self.encode(prepared.entities)
@@ -416,14 +427,17 @@ class KGModel(Pretrained, torch.nn.Module):
         table = self.candidate_vectors(encoded)
         query = self.decoder.query(head, rel_type, prepared.relations)
 
-        parts, index = {}, None
-        if self.neg_sampling is not None:
+        parts: Dict[str, Tensor] = {}
+        scores: Optional[Tensor]
+        index = None
+        if neg_row is not None:
             index = torch.cat([tail_row.unsqueeze(1), neg_row], dim=1)  # [B, 1 + n]
         if self.objective == 'sampled':
+            assert index is not None  # There are negatives, or `prepare` fails.
             scores = self.decoder.score(query.unsqueeze(1), select_rows(table, index))
         else:
             parts, scores = self._full_losses(query, table, tail_index, prepared, index)
-        if self.neg_sampling is not None:
+        if scores is not None:
             weight = 1.0 if self.objective == 'sampled' else self.neg_weight
             parts['sampled'] = weight * self._sampled_loss(scores, prepared)
         if self.regularization > 0:
@@ -432,7 +446,8 @@ class KGModel(Pretrained, torch.nn.Module):
         parts.update(self.auxiliary_losses(encoded, head_row))
         if log is not None:
             log.update({name: value.detach() for name, value in parts.items()})
-        return sum(parts.values())
+        first, *others = parts.values()
+        return sum(others, start=first)
 
     def auxiliary_losses(self, encoded: Any, head_row: Tensor) -> Dict[str, Tensor]:
         r"""Further named parts of the loss, from what has been encoded anyway.
@@ -528,7 +543,8 @@ class KGModel(Pretrained, torch.nn.Module):
         if decides:
             every = torch.ones_like(self.seen)
             parts['decision'] = Part(self.decoder, query, table, every[tail_index], every)
-        losses, picked = {}, {}
+        losses: Dict[str, Tensor] = {}
+        picked: Dict[str, Tensor] = {}
         for name, part in parts.items():
             # Entities that training never names are no negatives: nothing is known of them.
             allowed = self.seen & part.has_candidate
@@ -537,7 +553,8 @@ class KGModel(Pretrained, torch.nn.Module):
                                            prepared.answers)
             key = self.objective if len(parts) == 1 else f'{self.objective}_{name}'
             losses[key] = batch_mean(loss, valid.sum())
-            picked[name] = None if index is None else scores.view_as(index)
+            if index is not None:
+                picked[name] = scores.view_as(index)
         if index is None:
             return losses, None
         return losses, (picked['decision'] if decides else
@@ -549,18 +566,22 @@ class KGModel(Pretrained, torch.nn.Module):
         # Not as an integer, by which a quotient would be in single precision.
         dtype = torch.promote_types(part.query.dtype, torch.float)
         num_allowed, smoothing = allowed.sum().clamp(min=1).to(dtype), self.label_smoothing
-        softmax, mass = self.objective == 'softmax', 0.0
+        softmax = self.objective == 'softmax'
+        mass: Union[float, Tensor] = 0.0
         if smoothing > 0 or self.smoothing_mass > 0:
             mass = smoothing / num_allowed if softmax else self.smoothing_mass / self.num_entities
         total, scores = part.decoder.reduce(
             part.query, part.candidates, 'logsumexp' if softmax else 'softplus', allowed, pairs,
             mass, answers, 1 - smoothing, valid)
+        assert scores is not None  # Of the pairs.
         row, column = (x[:num_positives] for x in pairs)
         true = scores[:num_positives].to(total.dtype) * (allowed[column] & valid[row])
         loss = total - (1 - smoothing) * true.sum()
         return loss if softmax else loss / num_allowed, scores[num_positives:]
 
     def _sampled_loss(self, scores: Tensor, prepared: Prepared) -> Tensor:
+        assert self.neg_sampling is not None  # Who has drawn them.
+        assert prepared.neg_mask is not None
         mask, pos_score, neg_score = prepared.neg_mask, scores[:, 0], scores[:, 1:]
         weight = self.neg_sampling.weight(neg_score, mask)
         self.neg_sampling.update(prepared.neg_index, neg_score, mask)
@@ -599,12 +620,11 @@ class KGModel(Pretrained, torch.nn.Module):
             log (bool, optional): If set to :obj:`False`, shows no progress bar.
                 (default: :obj:`True`)
         """
-        self._check_known()
+        known = self._check_known().to(head_index.device)
         mode = self.training
         self.eval()
         try:
             scorer = self.scorer()
-            known = self.known.to(head_index.device)
             sides = [(head_index, rel_type, tail_index),
                      (tail_index, rel_type + self.num_relations, head_index)]
             ranks = Ranks.cat([
@@ -632,14 +652,15 @@ class KGModel(Pretrained, torch.nn.Module):
         Raises:
             ValueError: If the model knows no graph, or ids are out of range.
         """
-        self._check_known()
-        return predict_triples(self, head_index, rel_type, tail_index, self.known,
+        return predict_triples(self, head_index, rel_type, tail_index, self._check_known(),
                                temperature=temperature)
 
-    def _check_known(self) -> None:
-        if self.known is None:
+    def _check_known(self) -> TripleIndex:
+        known = self.known
+        if known is None:
             raise ValueError('the model knows no graph to filter by; build it by `from_data` or '
                              'call `attach(data)`')
+        return known
 
     def modality_weights(self, index: Tensor,
                          rel_type: Optional[Tensor] = None) -> Optional[Tensor]:
@@ -676,7 +697,7 @@ class KGModel(Pretrained, torch.nn.Module):
         r"""What each head of a joint decision adds to the score of each triple, :math:`(B)`,
         without regard to :obj:`exclude_loops`; None for a model with one score function. The
         arguments are those of :meth:`forward`."""
-        if not hasattr(self.decoder, 'contributions'):
+        if not isinstance(self.decoder, JointDecision):
             return None
         query = self.decoder.query(
             self.head_vectors(self.encode(head_index),
@@ -692,8 +713,8 @@ class KGModel(Pretrained, torch.nn.Module):
 
     def tables(self) -> List[torch.nn.Parameter]:
         r"""The parameters that are looked up by row; an optimiser may treat them on their own."""
-        return [module.weight for module in self.modules()
-                if isinstance(module, torch.nn.Embedding)]
+        return [p for module in self.modules() if isinstance(module, Embedding)
+                for p in module.parameters()]
 
     def __repr__(self) -> str:
         return (f'{self.__class__.__name__}({self.num_entities}, '

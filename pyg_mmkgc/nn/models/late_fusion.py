@@ -1,4 +1,4 @@
-from typing import Any, Dict, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Union
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ class LateFusion(ProjectedModel):
     Raises:
         ValueError: If a name is unknown or an argument out of range.
     """
+    decoder: JointDecision
+
     def __init__(self, num_entities: int, num_relations: int, in_channels: Mapping[str, int],
                  hidden_channels: int = 400, decoder: str = 'complex', dropout: float = 0.2,
                  norm_weight: Optional[Dict[str, float]] = None,
@@ -65,7 +67,7 @@ class LateFusion(ProjectedModel):
         # There is no joint view: scores are added, not vectors.
         return dict(zip(self.modalities, encoded.split(self.hidden_channels, dim=1), strict=False))
 
-    def gates(self) -> Sequence[Parameter]:
+    def gates(self) -> List[Parameter]:
         return self.decoder.gates()
 
     @torch.no_grad()

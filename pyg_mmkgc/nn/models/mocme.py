@@ -75,6 +75,8 @@ class MoCME(MultiModalModel):
     Raises:
         ValueError: If a name is unknown or an argument out of range.
     """
+    decoder: JointDecision
+
     def __init__(self, num_entities: int, num_relations: int, in_channels: Mapping[str, int],
                  hidden_channels: int = 200, num_experts: Union[int, Dict[str, int]] = 3,
                  decoder: str = 'complex', heads: Optional[Sequence[str]] = None,

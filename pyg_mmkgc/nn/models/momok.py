@@ -13,6 +13,7 @@ from pyg_mmkgc.nn.fusion.adaptive_fusion import AdaptiveFusion
 from pyg_mmkgc.nn.information import CLUB
 from pyg_mmkgc.nn.models.mocme import JOINT
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
+from pyg_mmkgc.nn.module_dict import ModuleDict
 from pyg_mmkgc.nn.rows import select_rows
 
 #: Candidates whose views are made at once on a CPU: where nothing is trained, so that they stay in
@@ -174,7 +175,7 @@ class MoMoK(MultiModalModel):
         self.disentanglement_weight = disentanglement_weight
         self.num_samples = num_samples
         num_experts = self.per_modality('num_experts', num_experts, 1)
-        self.experts = torch.nn.ModuleDict({
+        self.experts = ModuleDict({
             m: ModalityExperts(self.channels[m], hidden_channels, num_experts[m], num_relations,
                                dropout=0.0 if m == STRUCTURE else dropout, noise=noise,
                                relation_bias=False, learned_noise=learned_noise)
@@ -182,11 +183,11 @@ class MoMoK(MultiModalModel):
         })
         self.fusion = AdaptiveFusion(self.modalities, hidden_channels, num_branches,
                                      fusion_dropout)
-        self.shift = torch.nn.ModuleDict({
+        self.shift = ModuleDict({
             m: Embedding(num_entities, channels)
             for m, channels in self.in_channels.items() if tune_features
         })
-        self.estimators = torch.nn.ModuleDict({
+        self.estimators = ModuleDict({
             m: CLUB(k, hidden_channels, max(1, hidden_channels // 2))
             for m, k in num_experts.items() if k > 1 and disentanglement_weight > 0
         })
@@ -194,8 +195,11 @@ class MoMoK(MultiModalModel):
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        for module in [*self.experts.values(), self.fusion, *self.estimators.values()]:
-            module.reset_parameters()
+        for experts in self.experts.values():
+            experts.reset_parameters()
+        self.fusion.reset_parameters()
+        for estimator in self.estimators.values():
+            estimator.reset_parameters()
         for table in self.shift.values():
             torch.nn.init.zeros_(table.weight)
 

@@ -1,5 +1,5 @@
 import copy
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -8,8 +8,11 @@ from torch_geometric.data import HeteroData
 
 from pyg_mmkgc.data import STRUCTURE, complete_features, modality_dicts
 from pyg_mmkgc.data.memmap import MemoryMapped
-from pyg_mmkgc.nn.decoders import Decoder
+from pyg_mmkgc.nn.decoders import Decoder, JointDecision
 from pyg_mmkgc.nn.models.base import KGModel, Prepared, entity_table, look_up
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class MultiModalModel(KGModel):
@@ -47,7 +50,7 @@ class MultiModalModel(KGModel):
             modality nor structure.
     """
     def __init__(self, num_entities: int, num_relations: int, hidden_channels: int,
-                 decoder: Decoder, in_channels: Mapping[str, int],
+                 decoder: Union[Decoder, JointDecision], in_channels: Mapping[str, int],
                  structure_channels: Optional[int] = None,
                  modality_dropout: Union[float, Dict[str, float]] = 0.0,
                  init_scale: float = 1e-3, table_dtype: str = 'float32', **kwargs: Any):
@@ -95,7 +98,7 @@ class MultiModalModel(KGModel):
 
     @classmethod
     def from_data(cls, data: HeteroData, modalities: Optional[Sequence[str]] = None,
-                  **kwargs: Any) -> 'MultiModalModel':
+                  **kwargs: Any) -> 'Self':
         r"""Build a model for a graph, in one call.
 
         Args:
@@ -112,7 +115,7 @@ class MultiModalModel(KGModel):
         return super().from_data(data, in_channels={m: x_dict[m].size(1) for m in modalities},
                                  **kwargs)
 
-    def attach(self, data: HeteroData) -> 'MultiModalModel':
+    def attach(self, data: HeteroData) -> 'Self':
         x_dict, mask_dict = modality_dicts(data)
         for m, channels in self.in_channels.items():
             if m not in x_dict or x_dict[m].size(1) != channels:
@@ -122,16 +125,16 @@ class MultiModalModel(KGModel):
         super().attach(data)
         self._mapped, self._fetched = {}, []
         for m in self.in_channels:
-            device = self.seen.device
-            if isinstance(x_dict[m], MemoryMapped):
-                self._mapped[m] = x_dict[m]
+            x, device = x_dict[m], self.seen.device
+            if isinstance(x, MemoryMapped):
+                self._mapped[m] = x
                 setattr(self, f'x_{m}', None)
             else:
-                setattr(self, f'x_{m}', x_dict[m].to(device, torch.get_default_dtype()))
+                setattr(self, f'x_{m}', x.to(device, torch.get_default_dtype()))
             setattr(self, f'mask_{m}', mask_dict[m].to(device))
         return self
 
-    def extend(self, data: HeteroData) -> 'MultiModalModel':
+    def extend(self, data: HeteroData) -> 'Self':
         if data['entity'].num_nodes < self.num_entities:
             raise ValueError(f"'data' has {data['entity'].num_nodes} entities (expected the "
                              f'{self.num_entities} that the model knows, and new ones)')
@@ -163,7 +166,7 @@ class MultiModalModel(KGModel):
             setattr(out, f'mask_{m}', mask_dict[m].to(device))
         return out.encode()
 
-    def without(self, modality: str, index: Tensor) -> 'MultiModalModel':
+    def without(self, modality: str, index: Tensor) -> 'Self':
         r"""This model as if some entities lacked a modality: a mask says so, nothing is trained.
         The weights are shared; the result is for asking.
 
@@ -239,8 +242,8 @@ class MultiModalModel(KGModel):
         out, device = {}, self.seen.device
         if self._mapped and index is not None:
             index = index.cpu()
-        for m, x in self._mapped.items():
-            x = (x if index is None else x[index]).to(torch.get_default_dtype())
+        for m, mapped in self._mapped.items():
+            x = (mapped if index is None else mapped[index]).to(torch.get_default_dtype())
             x = x.pin_memory() if device.type == 'cuda' else x
             out[m] = x.to(device, non_blocking=True)
         return out

@@ -1,13 +1,17 @@
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.nn.inits import zeros
 
+from pyg_mmkgc.evaluation.ranking import Scorer
 from pyg_mmkgc.nn.decoders import Decoder
 from pyg_mmkgc.nn.models.base import Prepared
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Entities whose neighbours are looked for at once.
 CHUNK = 1024
@@ -64,12 +68,12 @@ class NearestNeighbour(MultiModalModel):
         super().reset_parameters()
         zeros(self.decoder.rel_emb.weight)
 
-    def attach(self, data: HeteroData) -> 'NearestNeighbour':
+    def attach(self, data: HeteroData) -> 'Self':
         super().attach(data)
         self._find_neighbours()
         return self
 
-    def without(self, modality: str, index: Tensor) -> 'NearestNeighbour':
+    def without(self, modality: str, index: Tensor) -> 'Self':
         out = super().without(modality, index)
         out._find_neighbours()
         return out
@@ -102,8 +106,7 @@ class NearestNeighbour(MultiModalModel):
     def forward(self, head_index: Tensor, rel_type: Tensor, tail_index: Tensor) -> Tensor:
         return self.score_all(head_index, rel_type).gather(1, tail_index.unsqueeze(1)).squeeze(1)
 
-    def scorer(self, part: int = 0,
-               num_parts: int = 1) -> Callable[[Tensor, Tensor, int, int], Tensor]:
+    def scorer(self, part: int = 0, num_parts: int = 1) -> Scorer:
         known = self.train_known
         if known is None:
             raise ValueError('the model knows no graph to look neighbours up in; build it by '

@@ -1,4 +1,4 @@
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch.nn import Parameter
 from torch_geometric.nn.inits import glorot
 
 from pyg_mmkgc.data import STRUCTURE
-from pyg_mmkgc.nn.decoders import Decoder
+from pyg_mmkgc.nn.decoders import Decoder, JointDecision
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
 from pyg_mmkgc.nn.rows import select_rows
 
@@ -25,8 +25,8 @@ class ProjectedModel(MultiModalModel):
         **kwargs (optional): Further arguments of :class:`MultiModalModel`.
     """
     def __init__(self, num_entities: int, num_relations: int, hidden_channels: int,
-                 decoder: Decoder, in_channels: Mapping[str, int], dropout: float = 0.2,
-                 **kwargs: Any):
+                 decoder: Union[Decoder, JointDecision], in_channels: Mapping[str, int],
+                 dropout: float = 0.2, **kwargs: Any):
         super().__init__(num_entities, num_relations, hidden_channels, decoder, in_channels,
                          **kwargs)
         self.dropout = dropout
