@@ -1,5 +1,5 @@
-r"""The tables and the picture of `docs/performance.md`, and the tables of `docs/scaling.md`, from the
-JSON files of all measurements.
+r"""The tables of `docs/performance.md` and `docs/scaling.md`, and the picture of the first, from
+the JSON files of all measurements.
 
 ``python -m benchmarks performance`` replaces what is between the markers
 ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; a measurement without results is reported.
