@@ -1,4 +1,5 @@
-r"""The tables and the picture of `docs/performance.md`, from the JSON files of all measurements.
+r"""The tables of `docs/performance.md` and `docs/scaling.md`, and the picture of the first, from
+the JSON files of all measurements.
 
 ``python -m benchmarks performance`` replaces what is between the markers
 ``<!-- begin NAME -->`` and ``<!-- end NAME -->``; a measurement without results is reported.
@@ -10,12 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
-from benchmarks import conv, engine, growth, large, momok, reading, scatter
+from benchmarks import conv, engine, growth, large, momok, reading, scaling, scatter
 from benchmarks.common import RESULTS, load
 from pyg_mmkgc.data.io import atomic_path, atomic_write
 
-PAGE = Path(__file__).parents[1] / 'docs' / 'performance.md'
-PICTURE = PAGE.parent / 'images' / 'performance.png'
+DOCS = Path(__file__).parents[1] / 'docs'
+PAGES = [DOCS / 'performance.md', DOCS / 'scaling.md']
+PICTURE = DOCS / 'images' / 'performance.png'
 
 
 def machines(results: List[Dict[str, Any]]) -> str:
@@ -50,11 +52,16 @@ TABLES: Dict[str, Any] = {
     'reading': (reading.FOLDER, None, reading.table),
     'growth': (growth.FOLDER, None, growth.table),
     'large': (large.FOLDER, None, large_table),
+    'measured': (scaling.FOLDER, None, scaling.measured_table),
 }
+#: What is computed and not measured.
+COMPUTED = {'model': scaling.model_table}
 
 
 def make(name: str) -> str:
     r"""The table of one marker, and where it was measured."""
+    if name in COMPUTED:
+        return COMPUTED[name]()
     folder, belongs, table = TABLES[name]
     results = [result for result in load(folder) if belongs is None or belongs(result)]
     if not results:
@@ -70,9 +77,9 @@ def replace(page: str, make: Callable[[str], str]) -> str:
     """
     def between(match: re.Match) -> str:
         begin, name, end = match.groups()
-        if name not in TABLES:
-            raise ValueError(f'{PAGE.name}: unknown marker {name!r} (expected one of '
-                             f'{list(TABLES)})')
+        if name not in {**TABLES, **COMPUTED}:
+            raise ValueError(f'unknown marker {name!r} (expected one of '
+                             f'{[*TABLES, *COMPUTED]})')
         return f'{begin}\n{make(name)}\n{end}'
 
     return re.sub(r'(<!-- begin (\w+) -->)\n.*?(<!-- end \2 -->)', between, page, flags=re.DOTALL)
@@ -107,13 +114,14 @@ def draw(results: List[Dict[str, Any]], path: Path) -> None:
 def main(arguments: List[str]) -> None:
     parser = argparse.ArgumentParser('python -m benchmarks performance', description=__doc__)
     parser.parse_args(arguments)
-    page = replace(PAGE.read_text(encoding='utf-8'), make)
-    with atomic_write(PAGE, 'w') as f:
-        f.write(page)
+    pages = {path: replace(path.read_text(encoding='utf-8'), make) for path in PAGES}
+    for path, page in pages.items():
+        with atomic_write(path, 'w') as f:
+            f.write(page)
     draw(load(engine.FOLDER), PICTURE)
     for name in TABLES:
-        if f'<!-- begin {name} -->' not in page:
-            print(f'{PAGE.name} has no place for {name!r}', file=sys.stderr)
+        if not any(f'<!-- begin {name} -->' in page for page in pages.values()):
+            print(f'no page has a place for {name!r}', file=sys.stderr)
         elif (content := make(name)).startswith('Not measured'):
             print(f'{name}: {content}', file=sys.stderr)
 

@@ -412,7 +412,9 @@ def resume_run(path: PathLike, *, data: Optional[HeteroData] = None,
         _check_fingerprint(path / CONFIG, config['data'], data)
         with _telling_how_to_go_on(path):
             if config.get('result', {'interrupted': True})['interrupted']:
-                _launch(recipe, devices)
+                if devices is not None:  # Else one alone would start those that there were.
+                    recipe = recipe.override({'train.devices': devices})
+                _launch(recipe)
                 fit = Fit(recipe, data, log)
                 run = Run(path, config, fit.model, data, dataset=dataset)
                 logger.info('Going on with the training in %s', path)
