@@ -54,6 +54,7 @@ setup(
         'pyyaml',
         'click>=8.1',
         'jinja2>=3.1',
+        'typing-extensions>=4',
         'rich',
         'matplotlib',
         'tqdm',

@@ -1,11 +1,12 @@
 import copy
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch.nn import Embedding
 from torch_geometric.data import HeteroData
 from torch_geometric.nn.kge.loader import KGTripletLoader
+from typing_extensions import Self
 
 from pyg_mmkgc.data import EDGE, TripleIndex, build_index, get_triples, seen_entities
 from pyg_mmkgc.data.hetero import HAS_LOOPS, triples_of
@@ -24,9 +25,6 @@ from pyg_mmkgc.nn.models.pretrained import Pretrained
 from pyg_mmkgc.nn.reduction import Answers, Pairs
 from pyg_mmkgc.nn.rows import select_rows
 from pyg_mmkgc.nn.sharded_embedding import ShardedEmbedding
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 OBJECTIVES = ('softmax', 'bce', 'sampled')
 #: Types of the numbers of a table of entities; None is torch's default.
@@ -181,7 +179,7 @@ class KGModel(Pretrained, torch.nn.Module):
         self._test_candidates: Optional[Tensor] = None
 
     @classmethod
-    def from_data(cls, data: HeteroData, **kwargs: Any) -> 'Self':
+    def from_data(cls, data: HeteroData, **kwargs: Any) -> Self:
         r"""Build a model for a graph, in one call.
 
         Args:
@@ -192,7 +190,7 @@ class KGModel(Pretrained, torch.nn.Module):
                     **kwargs)
         return model.attach(data)
 
-    def attach(self, data: HeteroData) -> 'Self':
+    def attach(self, data: HeteroData) -> Self:
         r"""Give the model what it reads of a graph but does not learn."""
         if data['entity'].num_nodes != self.num_entities:
             raise ValueError(f"'data' has {data['entity'].num_nodes} entities (expected "
@@ -226,7 +224,7 @@ class KGModel(Pretrained, torch.nn.Module):
             self._train_known = self._train_known.to(self.seen.device)
         return self._train_known
 
-    def extend(self, data: HeteroData) -> 'Self':
+    def extend(self, data: HeteroData) -> Self:
         r"""This model for a graph with further entities behind those that it knows, without
         training: they lack structure, as entities do that training never named. The weights are
         shared; the result is for asking, not for training.
@@ -240,7 +238,7 @@ class KGModel(Pretrained, torch.nn.Module):
         raise ValueError(f'{self.__class__.__name__!r} knows entities by structure only, and so '
                          f'nothing of new ones (expected a model that sees modalities)')
 
-    def _resized(self, num_entities: int, num_kept: int) -> 'Self':
+    def _resized(self, num_entities: int, num_kept: int) -> Self:
         # Shares all weights but the tables of entities, of which the first rows are kept.
         shared = [*self.parameters(), *self.buffers(), self.neg_sampling,
                   self._triples, self._known, self._train_known, self._labels]

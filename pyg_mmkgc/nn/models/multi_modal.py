@@ -1,18 +1,16 @@
 import copy
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 from torch.nn import Embedding
 from torch_geometric.data import HeteroData
+from typing_extensions import Self
 
 from pyg_mmkgc.data import STRUCTURE, complete_features, modality_dicts
 from pyg_mmkgc.data.memmap import MemoryMapped
 from pyg_mmkgc.nn.decoders import Decoder, JointDecision
 from pyg_mmkgc.nn.models.base import KGModel, Prepared, entity_table, look_up
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class MultiModalModel(KGModel):
@@ -98,7 +96,7 @@ class MultiModalModel(KGModel):
 
     @classmethod
     def from_data(cls, data: HeteroData, modalities: Optional[Sequence[str]] = None,
-                  **kwargs: Any) -> 'Self':
+                  **kwargs: Any) -> Self:
         r"""Build a model for a graph, in one call.
 
         Args:
@@ -115,7 +113,7 @@ class MultiModalModel(KGModel):
         return super().from_data(data, in_channels={m: x_dict[m].size(1) for m in modalities},
                                  **kwargs)
 
-    def attach(self, data: HeteroData) -> 'Self':
+    def attach(self, data: HeteroData) -> Self:
         x_dict, mask_dict = modality_dicts(data)
         for m, channels in self.in_channels.items():
             if m not in x_dict or x_dict[m].size(1) != channels:
@@ -134,7 +132,7 @@ class MultiModalModel(KGModel):
             setattr(self, f'mask_{m}', mask_dict[m].to(device))
         return self
 
-    def extend(self, data: HeteroData) -> 'Self':
+    def extend(self, data: HeteroData) -> Self:
         if data['entity'].num_nodes < self.num_entities:
             raise ValueError(f"'data' has {data['entity'].num_nodes} entities (expected the "
                              f'{self.num_entities} that the model knows, and new ones)')
@@ -166,7 +164,7 @@ class MultiModalModel(KGModel):
             setattr(out, f'mask_{m}', mask_dict[m].to(device))
         return out.encode()
 
-    def without(self, modality: str, index: Tensor) -> 'Self':
+    def without(self, modality: str, index: Tensor) -> Self:
         r"""This model as if some entities lacked a modality: a mask says so, nothing is trained.
         The weights are shared; the result is for asking.
 

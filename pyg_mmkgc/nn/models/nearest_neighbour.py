@@ -1,17 +1,15 @@
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.nn.inits import zeros
+from typing_extensions import Self
 
 from pyg_mmkgc.evaluation.ranking import Scorer
 from pyg_mmkgc.nn.decoders import Decoder
 from pyg_mmkgc.nn.models.base import Prepared
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 #: Entities whose neighbours are looked for at once.
 CHUNK = 1024
@@ -68,12 +66,12 @@ class NearestNeighbour(MultiModalModel):
         super().reset_parameters()
         zeros(self.decoder.rel_emb.weight)
 
-    def attach(self, data: HeteroData) -> 'Self':
+    def attach(self, data: HeteroData) -> Self:
         super().attach(data)
         self._find_neighbours()
         return self
 
-    def without(self, modality: str, index: Tensor) -> 'Self':
+    def without(self, modality: str, index: Tensor) -> Self:
         out = super().without(modality, index)
         out._find_neighbours()
         return out
