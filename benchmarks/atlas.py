@@ -28,6 +28,8 @@ ROWS: Dict[str, Dict[str, Any]] = {
     'mocme-no-held-out-gates': {'model': 'mocme', 'set': ['train.gate_split=null']},
     'mocme-joint-head-only': {'model': 'mocme', 'set': ['model.heads=[]',
                                                         'model.norm_weight={}']},
+    'mocme-consistent': {'model': 'mocme', 'set': ['model.consistency=10',
+                                                   'model.gate_dropout=0.5']},
     'mocme-with-loops': {'model': 'mocme', 'set': ['model.exclude_loops=false']},
     'late-fusion': {'model': 'late_fusion'},
     **{name: {'model': name, 'set': ['model.exclude_loops=true']}

@@ -1,4 +1,4 @@
-r"""Dropout whose random numbers are not the dearest part of it."""
+r"""Dropout of features, whose random numbers are not the dearest part of it, and of modalities."""
 import torch
 from torch import Tensor
 
@@ -22,3 +22,16 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     kept = bits.view(torch.int16)[:x.numel()].view(x.shape) >= round((p - 0.5) * 2**BITS)
     # A factor of the type of `x` is faster in both directions than a mask.
     return x * kept.to(x.dtype).mul_(1 / (1 - p))
+
+
+def drop_modalities(mask: Tensor, p: Tensor) -> Tensor:
+    r"""Which modalities entities are left with if each is dropped with its probability, of all
+    entities and modalities independently; the last one of an entity is never dropped, and one that
+    would lose all keeps all.
+
+    Args:
+        mask (torch.Tensor): Which entity has which modality, boolean :math:`(N, M)`.
+        p (torch.Tensor): The probabilities :math:`(M)`.
+    """
+    kept = mask & (torch.rand(mask.shape, device=mask.device) >= p)
+    return torch.where(kept.any(dim=1, keepdim=True), kept, mask)

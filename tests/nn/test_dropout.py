@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pyg_mmkgc.nn.dropout import dropout
+from pyg_mmkgc.nn.dropout import drop_modalities, dropout
 
 
 @pytest.mark.parametrize('p', [0.2, 0.5, 0.9])
@@ -47,3 +47,19 @@ def test_nothing_is_dropped_otherwise():
     x = torch.ones(5)
     assert dropout(x, 0.5, training=False).equal(x)
     assert dropout(x, 0.0, training=True).equal(x)
+
+
+def test_modalities_are_dropped_but_never_all():
+    torch.manual_seed(0)
+    mask = torch.rand(20_000, 3) < torch.tensor([1.0, 0.8, 0.5])
+    mask[0] = False
+    kept = drop_modalities(mask, torch.tensor([0.0, 0.5, 0.9]))
+    assert not (kept & ~mask).any()
+    assert kept[:, 0].equal(mask[:, 0])
+    for m, share in [(1, 0.5), (2, 0.1)]:
+        assert float(kept[mask[:, m], m].double().mean()) == pytest.approx(share, abs=0.03)
+    everything = drop_modalities(mask, torch.ones(3))
+    assert everything.equal(mask)  # Each would lose all that it has.
+    kept = drop_modalities(mask, torch.tensor([0.9, 0.9, 0.9]))
+    assert kept.any(dim=1).equal(mask.any(dim=1))
+    assert kept.sum() < mask.sum()

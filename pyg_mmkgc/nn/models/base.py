@@ -487,7 +487,7 @@ class KGModel(Pretrained, torch.nn.Module):
                 head_row, tail_row, _ = row.split([head_index.numel(), tail_index.numel(),
                                                    ENCODE_CHUNK])
             with torch.no_grad():
-                encoded = self.encode(index)
+                encoded = self.encode_for_gates(index)
             head = self.head_vectors(encoded, head_row, rel_type)
             score = self.decoder.score_all(self.decoder.query(head, rel_type),
                                            self.candidate_vectors(encoded))
@@ -497,6 +497,15 @@ class KGModel(Pretrained, torch.nn.Module):
             return batch_mean((loss * valid).sum(), valid.sum())
         finally:
             self.train(mode)
+
+    def encode_for_gates(self, index: Optional[Tensor] = None) -> Any:
+        r"""What :meth:`gate_loss` looks at: what :meth:`encode` returns, unless gates are to learn
+        from less.
+
+        Args:
+            index (torch.Tensor, optional): Entity ids :math:`(n)`. (default: all entities)
+        """
+        return self.encode(index)
 
     def _gate_bias(self, head_index: Tensor, rel_type: Tensor, tail_row: Tensor,
                    index: Optional[Tensor], score: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch.nn import Parameter
 from pyg_mmkgc.data import STRUCTURE
 from pyg_mmkgc.nn.conv import EncodedEntities, MoCMEConv
 from pyg_mmkgc.nn.decoders import DECODERS, JointDecision
+from pyg_mmkgc.nn.dropout import drop_modalities
 from pyg_mmkgc.nn.information import CLUB, InfoNCE
 from pyg_mmkgc.nn.models.base import Prepared
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
@@ -14,6 +15,8 @@ from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
 ESTIMATORS = {'club': CLUB, 'info_nce': InfoNCE}
 #: The head over the fused view.
 JOINT = 'joint'
+#: The probability of a modality to be gone where entities are looked at with a part of theirs.
+PART = 0.5
 
 
 class MoCME(MultiModalModel):
@@ -70,6 +73,11 @@ class MoCME(MultiModalModel):
             joint view goes without what is dropped, the heads of modalities keep theirs.
             (default: :obj:`0.2`, and :obj:`0.5` for structure)
         noise (float, optional): Noise of the experts' gates in training. (default: :obj:`0.0`)
+        consistency (float, optional): The weight of :meth:`consistency_loss`, by which structure
+            takes the place of modalities that are gone. (default: :obj:`0.0`)
+        gate_dropout (float, optional): The share of the steps of the gates (:meth:`gate_loss`)
+            in which each entity has lost each modality but structure with a probability of one
+            half, so that they weigh what is left, too. (default: :obj:`0.0`)
         **kwargs (optional): Further arguments of :class:`MultiModalModel` and :class:`KGModel`.
 
     Raises:
@@ -86,7 +94,8 @@ class MoCME(MultiModalModel):
                  uniform: bool = False, redundancy_weight: float = 0.0, num_references: int = 64,
                  max_samples: int = 256, dropout: Union[float, Dict[str, float]] = 0.2,
                  modality_dropout: Optional[Union[float, Dict[str, float]]] = None,
-                 noise: float = 0.0, project_structure: bool = True,
+                 noise: float = 0.0, project_structure: bool = True, consistency: float = 0.0,
+                 gate_dropout: float = 0.0,
                  structure_channels: Optional[int] = None, **kwargs: Any):
         for name, value, choices in [('decoder', decoder, DECODERS),
                                      ('estimator', estimator, ESTIMATORS)]:
@@ -95,6 +104,11 @@ class MoCME(MultiModalModel):
         if JOINT in in_channels:
             raise ValueError(f"'in_channels' must not name {JOINT!r}, which is the joint view")
         modalities = sorted([*in_channels, *([] if structure_channels == 0 else [STRUCTURE])])
+        if consistency < 0 or (consistency > 0 and STRUCTURE not in modalities):
+            raise ValueError(f"'consistency' needs to be at least 0, and 0 without structure (got "
+                             f'{consistency})')
+        if not 0 <= gate_dropout <= 1:
+            raise ValueError(f"'gate_dropout' needs to be in [0, 1] (got {gate_dropout})")
         heads = modalities if heads is None else sorted(heads)
         for m in heads:
             if m not in modalities:
@@ -109,6 +123,8 @@ class MoCME(MultiModalModel):
             in_channels, structure_channels, modality_dropout, **kwargs)
         self.head_modalities = heads
         self.redundancy_weight = redundancy_weight
+        self.consistency = consistency
+        self.gate_dropout = gate_dropout
         self._drawn: Optional[Tensor] = None  # Entities of the alternating loss; None is all.
         if not isinstance(dropout, Mapping):
             dropout = {m: dropout for m in self.in_channels}
@@ -167,7 +183,48 @@ class MoCME(MultiModalModel):
             parts['information'] = fusion.learning_loss(encoded.views)
         if self.redundancy_weight > 0:
             parts['redundancy'] = self.redundancy_weight * fusion.redundancy(encoded.views)
+        if self.consistency > 0:
+            parts['consistency'] = self.consistency * self.consistency_loss(encoded)
         return parts
+
+    def consistency_loss(self, encoded: EncodedEntities) -> Tensor:
+        r"""How far the joint views (as candidates) of entities that lack modalities are from those
+        of the same entities with all that they have,
+
+        .. math::
+            \frac{\sum_e \lVert \tilde h(e) - h(e) \rVert^2}{\sum_e \lVert h(e) \rVert^2} ,
+
+        over the entities that have structure. :math:`\tilde h` goes without each other modality
+        with a probability of one half, and :math:`h` is a constant: what is left learns to say
+        what is gone, not the whole to say less. Most of it is learned by the row of structure,
+        which so remembers what the modalities of its entity say.
+
+        Args:
+            encoded (EncodedEntities): The entities, from :meth:`encode`.
+        """
+        mask = encoded.views.mask
+        with torch.no_grad():
+            whole = self._joint_of(encoded, mask)
+            whole = whole.to(torch.promote_types(whole.dtype, torch.float))
+        rest = (self._joint_of(encoded, drop_modalities(mask, self._part(mask))) - whole).square()
+        known = mask[:, self.modalities.index(STRUCTURE)].to(whole.dtype)
+        scale = (known @ whole.square()).sum()
+        return (known @ rest).sum() / scale.clamp(min=torch.finfo(scale.dtype).tiny)
+
+    def _joint_of(self, encoded: EncodedEntities, kept: Tensor) -> Tensor:
+        return self.conv.joint(encoded._replace(views=encoded.views._replace(kept=kept)))
+
+    def _part(self, mask: Tensor) -> Tensor:
+        return torch.tensor([0.0 if m == STRUCTURE else PART for m in self.modalities],
+                            device=mask.device)
+
+    def encode_for_gates(self, index: Optional[Tensor] = None) -> EncodedEntities:
+        if self.gate_dropout == 0 or torch.rand(()) >= self.gate_dropout:
+            return self.encode(index)
+        x_dict, mask_dict = self.inputs(index)
+        mask = torch.stack([mask_dict[m] for m in self.modalities], dim=1)
+        kept = drop_modalities(mask, self._part(mask)).unbind(1)
+        return self.conv.encode(x_dict, dict(zip(self.modalities, kept, strict=True)))
 
     def gates(self) -> List[Parameter]:
         return [*self.conv.fusion.gates(), *self.decoder.gates()]

@@ -10,6 +10,7 @@ from typing_extensions import Self
 from pyg_mmkgc.data import STRUCTURE, complete_features, modality_dicts
 from pyg_mmkgc.data.memmap import MemoryMapped
 from pyg_mmkgc.nn.decoders import Decoder, JointDecision
+from pyg_mmkgc.nn.dropout import drop_modalities
 from pyg_mmkgc.nn.models.base import KGModel, Prepared, entity_table, look_up
 
 
@@ -228,9 +229,7 @@ class MultiModalModel(KGModel):
             return mask_dict
         mask = torch.stack([mask_dict[m] for m in self.modalities], dim=1)  # [N, M]
         p = torch.tensor([self.modality_dropout[m] for m in self.modalities], device=mask.device)
-        kept = mask & (torch.rand(mask.shape, device=mask.device) >= p)
-        kept = torch.where(kept.any(dim=1, keepdim=True), kept, mask)
-        return dict(zip(self.modalities, kept.unbind(1), strict=True))
+        return dict(zip(self.modalities, drop_modalities(mask, p).unbind(1), strict=True))
 
     def _fetch(self, index: Optional[Tensor]) -> Dict[str, Tensor]:
         # The rows of memory-mapped features; those of a training batch are here already.

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -160,6 +161,7 @@ def test_parts_of_the_loss(graph):
         ({'redundancy_weight': 0.1, 'heads': []}, {'softmax', 'information', 'redundancy'}),
         ({'heads': ['text'], 'regularization': 0.1, 'uniform': True},
          {'softmax_joint', 'softmax_text', 'softmax_decision', 'regularization'}),
+        ({'consistency': 0.1}, heads | {'information', 'consistency'}),
     ]:
         log = {}
         make(graph, **kwargs).loss(*triples, log=log)
@@ -217,6 +219,9 @@ def test_unseen_entities_lack_structure(graph):
     ({'num_experts': 0}, r"'num_experts' needs to be at least 1"),
     ({'hidden_channels': 5}, r"'channels' needs to be even"),
     ({'temperature': -1.0}, r"'temperature' needs to be positive"),
+    ({'consistency': -0.5}, r"'consistency' needs to be at least 0, .* \(got -0.5\)"),
+    ({'consistency': 1.0, 'structure_channels': 0}, r"'consistency' .* 0 without structure"),
+    ({'gate_dropout': 1.5}, r"'gate_dropout' needs to be in \[0, 1\] \(got 1.5\)"),
 ])
 def test_invalid_arguments_of_mocme(kwargs, match, graph):
     with pytest.raises(ValueError, match=match):
@@ -251,3 +256,115 @@ def test_the_head_of_structure_is_a_plain_model(graph):
     seen = seen_entities(graph[0])
     assert views['structure'][seen].equal(model.structure.weight[seen])
     assert not list(model.conv.experts['structure'].parameters())
+
+
+def keep(monkeypatch, kept):
+    monkeypatch.setattr('pyg_mmkgc.nn.models.mocme.drop_modalities', lambda mask, p: mask & kept)
+
+
+def joint_by_hand(model, encoded, e, kept):
+    # The softmax over the modalities that are left, in double precision.
+    views, fusion = encoded.views, model.conv.fusion
+    logits = (fusion.modality_weight.detach().double().numpy()
+              - float(fusion.redundancy_scale.detach().exp()) / fusion.modality_temperature
+              * views.modality_redundancy[e].double().numpy())
+    weight = model.conv.weights(encoded)[0][e].detach().double().numpy()
+    total, out = sum(np.exp(logits[i]) for i in kept), np.zeros(C)
+    for i in kept:
+        for k in range(3):
+            view = views.views[e, 3 * i + k].detach().double().numpy()
+            out += np.exp(logits[i]) / total * weight[3 * i + k] * view
+    return out
+
+
+def test_consistency_by_hand(graph, monkeypatch):
+    model = make(graph, consistency=0.25)
+    encoded = model.encode()
+    generator = torch.Generator().manual_seed(0)
+    left = torch.rand(N, 3, generator=generator) < 0.5
+    left[:, 1] = True  # Structure.
+    keep(monkeypatch, left)
+    error = norm = 0.0
+    for e in seen_entities(graph[0]).nonzero().view(-1).tolist():
+        has = [i for i in range(3) if encoded.views.mask[e, i]]
+        whole = joint_by_hand(model, encoded, e, has)
+        part = joint_by_hand(model, encoded, e, [i for i in has if left[e, i]])
+        error, norm = error + ((part - whole)**2).sum(), norm + (whole**2).sum()
+    out = model.consistency_loss(encoded)
+    assert float(out.detach()) == pytest.approx(error / norm, rel=1e-4)
+    assert error / norm > 0.01
+    parts = model.auxiliary_losses(encoded, torch.arange(3))
+    torch.testing.assert_close(parts['consistency'], 0.25 * out)
+    keep(monkeypatch, torch.ones(N, 3, dtype=torch.bool))
+    assert float(model.consistency_loss(encoded).detach()) == 0
+
+
+def test_what_is_gone_learns_nothing_from_consistency(graph, monkeypatch):
+    model = make(graph)
+    left = torch.zeros(N, 3, dtype=torch.bool)
+    left[:, 1] = True
+    keep(monkeypatch, left)
+    model.consistency_loss(model.encode()).backward()
+    for m in ('image', 'text'):  # The whole is a constant.
+        assert not model.conv.experts[m].weight.grad.any()
+    grad = model.structure.weight.grad.abs().sum(dim=1)
+    seen = seen_entities(graph[0])
+    alone = ~(model.mask_image | model.mask_text)
+    assert (grad[seen & ~alone] > 0).all()
+    assert not grad[~seen | alone].any()
+
+
+def test_entities_unseen_in_training_do_not_count_for_consistency(graph, monkeypatch):
+    left = torch.tensor([[False, True, True]]).expand(N, 3)
+    losses = []
+    for factor in (1.0, 7.0):
+        model = make(graph)
+        model.x_image[~model.seen] *= factor
+        keep(monkeypatch, left)
+        losses.append(model.consistency_loss(model.encode()))
+    assert losses[0].equal(losses[1])
+
+
+def test_structure_learns_to_stand_in(graph):
+    model = make(graph).train()
+    optimizer = torch.optim.Adam([model.structure.weight], lr=0.05)
+    losses = []
+    for _ in range(150):
+        loss = model.consistency_loss(model.eval().encode())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert sum(losses[-20:]) < 0.2 * sum(losses[:20])
+
+
+@torch.no_grad()
+def test_gates_learn_from_entities_that_lack_modalities(graph):
+    model, whole = make(graph, gate_dropout=1.0), make(graph)
+    expected = whole.encode().views.mask
+    torch.manual_seed(0)
+    views = model.encode_for_gates().views
+    gone = expected & ~views.mask
+    assert 0.3 < float(gone[:, [0, 2]].sum() / expected[:, [0, 2]].sum()) < 0.6
+    assert not gone[:, 1].any()
+    assert not (views.mask & ~expected).any()
+    assert views.mask.any(dim=1).equal(expected.any(dim=1))
+    assert views.kept.equal(views.mask)  # From the heads of modalities, too.
+    index = torch.tensor([3, 5])
+    assert model.encode_for_gates(index).views.mask.size(0) == 2
+    # Half of the steps see everything, and without it no random number is drawn.
+    model.gate_dropout = 0.5
+    full = sum(model.encode_for_gates().views.mask.equal(expected) for _ in range(100))
+    assert 30 < full < 70
+    state = torch.get_rng_state()
+    assert whole.encode_for_gates().views.mask.equal(expected)
+    assert torch.get_rng_state().equal(state)
+
+
+def test_the_gate_loss_goes_through_what_gates_are_to_see(graph):
+    model = make(graph, gate_dropout=1.0)
+    triples = get_triples(graph[0], 'val')
+    losses = {float(model.gate_loss(*triples).detach()) for _ in range(5)}
+    assert len(losses) > 1
+    model.gate_dropout = 0.0
+    assert len({float(model.gate_loss(*triples).detach()) for _ in range(3)}) == 1
