@@ -83,6 +83,8 @@ def test_strict(folder):
     (['./nowhere'], "There is no folder './nowhere'"),
     (['atlas', '--splits', 'clean'], "Dataset 'atlas' has no choice of 'splits' (got 'clean')"),
     (['atlas', '--features', 'none'], "Dataset 'atlas' has no choice of 'features' (got None)"),
+    (['atlas', '--encoder', 'minilm'], "Dataset 'atlas' has no choice of 'encoder' (got 'minilm')"),
+    (['db15k', '--encoder', 'word2vec'], "Unknown encoder 'word2vec' of DB15K"),
     (['db15k', '--splits', 'x', '--features', 'none'], "Unknown splits 'x' of DB15K"),
     (['db15k', '--mirror', 'nowhere', '--features', 'none'],
      "The mirror 'nowhere' of DB15K has no file"),

@@ -1,9 +1,9 @@
 import json
-from typing import Optional
+from typing import Any, Dict, Optional
 
 import click
 
-from pyg_mmkgc.cli.base import data_options, dataset_options
+from pyg_mmkgc.cli.base import data_options
 
 EXAMPLE = 'pyg-mmkgc audit DB15K --plot audit.png'
 
@@ -16,7 +16,7 @@ EXAMPLE = 'pyg-mmkgc audit DB15K --plot audit.png'
 @click.option('--strict', is_flag=True, help='Exit with 1 if there is a finding of severity error.')
 @click.pass_context
 def audit(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optional[str],
-          splits: Optional[str], features: Optional[str], as_json: bool, plot: Optional[str],
+          dataset_options: Dict[str, Any], as_json: bool, plot: Optional[str],
           strict: bool) -> None:
     r"""Look for what makes figures on a dataset say less than they seem to.
 
@@ -27,7 +27,7 @@ def audit(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optiona
     from pyg_mmkgc.data.audit import audit as audit_data
     from pyg_mmkgc.datasets import get_dataset
 
-    loaded = get_dataset(dataset, root=root, mirror=mirror, **dataset_options(splits, features))
+    loaded = get_dataset(dataset, root=root, mirror=mirror, **dataset_options)
     found = audit_data(loaded[0], name=dataset)
     if plot is not None:
         found.plot(plot)

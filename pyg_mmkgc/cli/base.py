@@ -3,7 +3,8 @@ import errno
 import logging
 import sys
 from contextlib import redirect_stderr, suppress
-from typing import Any, Callable, Dict, Optional, TextIO
+from functools import wraps
+from typing import Any, Callable, TextIO
 
 import click
 
@@ -30,7 +31,17 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    r"""The options that say where a dataset comes from and which of its forms is meant."""
+    r"""The options that say where a dataset comes from and which of its forms is meant; a command
+    has the latter as one argument :obj:`dataset_options`, of those that were given."""
+    @wraps(command)
+    def with_choices(*args: Any, **kwargs: Any) -> Any:
+        from pyg_mmkgc.datasets.registry import CHOICES
+
+        chosen = {name: kwargs.pop(name) for name in CHOICES}
+        options = {name: None if value.lower() == 'none' else value
+                   for name, value in chosen.items() if value is not None}
+        return command(*args, dataset_options=options, **kwargs)
+
     for option in reversed([
             click.option('--root', metavar='DIR', show_default='$PYG_MMKGC_ROOT, else ./datasets',
                          help='The folder of all datasets; atlas needs none.'),
@@ -41,17 +52,12 @@ def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
                          help='The splits, where the dataset has a choice.'),
             click.option('--features', metavar='CHOICE', show_default="the dataset's own",
                          help='The features, where the dataset has a choice: auto, released, '
-                         'labels, none.')]):
-        command = option(command)
-    return command
-
-
-def dataset_options(splits: Optional[str], features: Optional[str]) -> Dict[str, Any]:
-    r"""The arguments of a dataset that were given on the command line."""
-    options: Dict[str, Any] = {} if splits is None else {'splits': splits}
-    if features is not None:
-        options['features'] = None if features.lower() == 'none' else features
-    return options
+                         'labels, none.'),
+            click.option('--encoder', metavar='hash|minilm|hf:NAME', show_default='hash',
+                         help='What encodes labels and descriptions, where features are made '
+                         'of them.')]):
+        with_choices = option(with_choices)
+    return with_choices
 
 
 class _Handler(logging.Handler):

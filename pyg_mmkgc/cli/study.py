@@ -1,8 +1,8 @@
-from typing import Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import click
 
-from pyg_mmkgc.cli.base import data_options, dataset_options
+from pyg_mmkgc.cli.base import data_options
 
 EXAMPLE = 'pyg-mmkgc study control --dataset atlas --seeds 5 --workers 2'
 
@@ -29,7 +29,7 @@ EXAMPLE = 'pyg-mmkgc study control --dataset atlas --seeds 5 --workers 2'
 @click.option('--set', 'overrides', multiple=True, metavar='KEY=VALUE',
               help='Another value of an option of the recipe, as in train. May be repeated.')
 def study(name: str, dataset: str, root: Optional[str], mirror: Optional[str],
-          splits: Optional[str], features: Optional[str], model: str, seeds: int,
+          dataset_options: Dict[str, Any], model: str, seeds: int,
           modalities: Tuple[str, ...], rows: Tuple[str, ...], workers: int, threads: int,
           out: Optional[str], overrides: Tuple[str, ...]) -> None:
     r"""Answer a question about a model and a graph by many trainings.
@@ -46,7 +46,7 @@ def study(name: str, dataset: str, root: Optional[str], mirror: Optional[str],
         raise click.UsageError(f'unknown study {name!r} (expected one of {sorted(STUDIES)})')
     report = run_study(
         STUDIES[name], dataset, model, root=root, mirror=mirror,
-        dataset_options=dataset_options(splits, features), seeds=seeds, overrides=overrides,
+        dataset_options=dataset_options, seeds=seeds, overrides=overrides,
         modalities=modalities or None, rows=rows, workers=workers, threads=threads, out=out)
     click.echo(report.to_markdown())
     click.echo(f'Study folder: {report.path}')

@@ -1,9 +1,9 @@
-from typing import Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import click
 from click.core import ParameterSource
 
-from pyg_mmkgc.cli.base import INTERRUPTED, data_options, dataset_options
+from pyg_mmkgc.cli.base import INTERRUPTED, data_options
 
 #: What may stand beside `--resume`; all else stands in the run folder.
 WITH_RESUME = ('resume', 'root', 'mirror', 'devices')
@@ -42,7 +42,7 @@ EXAMPLE = 'pyg-mmkgc train --dataset mkgw --splits clean --mirror ../shared/data
               'been. Options are those of the run; --root, --mirror and --devices may be others.')
 @click.pass_context
 def train(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optional[str],
-          splits: Optional[str], features: Optional[str], model: str, recipe: Optional[str],
+          dataset_options: Dict[str, Any], model: str, recipe: Optional[str],
           epochs: Optional[int], seed: Optional[int], device: Optional[str],
           devices: Optional[int], out: Optional[str], profile: Optional[str],
           overrides: Tuple[str, ...], resume: Optional[str]) -> None:
@@ -64,7 +64,7 @@ def train(ctx: click.Context, dataset: str, root: Optional[str], mirror: Optiona
             dataset = dataset if named is None or _given(ctx, 'dataset') else named
         run = train_run(dataset, model, root=root, mirror=mirror, epochs=epochs, seed=seed,
                         device=device, devices=devices, out=out, overrides=overrides,
-                        dataset_options=dataset_options(splits, features), profile=profile,
+                        dataset_options=dataset_options, profile=profile,
                         log=True)
     else:
         for option in ctx.command.params:

@@ -1,8 +1,8 @@
-from typing import Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import click
 
-from pyg_mmkgc.cli.base import CommandError, data_options, dataset_options
+from pyg_mmkgc.cli.base import CommandError, data_options
 
 EXAMPLE = 'pyg-mmkgc tune --dataset atlas --model complex --trials 30 --workers 2'
 
@@ -27,9 +27,9 @@ EXAMPLE = 'pyg-mmkgc tune --dataset atlas --model complex --trials 30 --workers 
               help='The journal of the trials.')
 @click.option('--set', 'overrides', multiple=True, metavar='KEY=VALUE',
               help='Another value of an option of the recipe, as in train. May be repeated.')
-def tune(dataset: str, root: Optional[str], mirror: Optional[str], splits: Optional[str],
-         features: Optional[str], model: str, trials: int, timeout: Optional[float], workers: int,
-         threads: int, out: Optional[str], storage: Optional[str],
+def tune(dataset: str, root: Optional[str], mirror: Optional[str],
+         dataset_options: Dict[str, Any], model: str, trials: int, timeout: Optional[float],
+         workers: int, threads: int, out: Optional[str], storage: Optional[str],
          overrides: Tuple[str, ...]) -> None:
     r"""Search the options of a model for the best validation MRR.
 
@@ -41,7 +41,7 @@ def tune(dataset: str, root: Optional[str], mirror: Optional[str], splits: Optio
 
     try:
         found = search(dataset, model, root=root, mirror=mirror,
-                       dataset_options=dataset_options(splits, features), trials=trials,
+                       dataset_options=dataset_options, trials=trials,
                        timeout=timeout, workers=workers, threads=threads, out=out, storage=storage,
                        overrides=overrides)
     except ImportError as error:

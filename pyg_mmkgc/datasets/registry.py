@@ -25,6 +25,8 @@ DATASETS: Dict[str, Type[GraphDataset]] = {
     normalize_name(cls.__name__): cls
     for cls in (Atlas, DB15K, KVC16K, MKGW, MKGY, OGBBioKG, OGBWikiKG2, TIVA)
 }
+#: The arguments of a dataset that the command line has an option for.
+CHOICES = ('splits', 'features', 'encoder')
 
 
 def resolve(name: str) -> Type[GraphDataset]:

@@ -5,7 +5,7 @@ import shlex
 from typing import Any, List, Mapping, Optional, Tuple
 
 from pyg_mmkgc.datasets import normalize_name
-from pyg_mmkgc.datasets.registry import DATASETS
+from pyg_mmkgc.datasets.registry import CHOICES, DATASETS
 from pyg_mmkgc.training import Recipe, load_recipe
 from pyg_mmkgc.training.recipe import SECTIONS
 
@@ -24,7 +24,7 @@ def train_command(config: Mapping[str, Any]) -> Optional[str]:
     """
     dataset, options = config['dataset'], dict(config.get('dataset_options') or {})
     named = normalize_name(dataset) in DATASETS
-    if not (named or os.path.isdir(dataset)) or set(options) - {'splits', 'features'}:
+    if not (named or os.path.isdir(dataset)) or set(options) - set(CHOICES):
         return None
     arguments = ['--dataset', dataset]
     for key, value in options.items():

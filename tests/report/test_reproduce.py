@@ -63,9 +63,10 @@ def test_epochs_of_the_baseline():
 def test_datasets(tmp_path):
     recipe = find_recipe('complex')
     command = train_command(config(recipe, 'mkgw', dataset_options={
-        'splits': 'clean', 'features': None}, root='/home/me', mirror='/data'))
+        'splits': 'clean', 'features': None, 'encoder': 'minilm'}, root='/home/me', mirror='/data'))
     parsed, _ = resolved(command)
-    assert (parsed['dataset'], parsed['splits'], parsed['features']) == ('mkgw', 'clean', 'none')
+    assert (parsed['dataset'], parsed['splits'], parsed['features'], parsed['encoder']) == (
+        'mkgw', 'clean', 'none', 'minilm')
     assert '/home/me' not in command
     assert '/data' not in command
     folder = tmp_path / 'my graph'
