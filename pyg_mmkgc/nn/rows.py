@@ -8,7 +8,7 @@ def select_rows(x: Tensor, index: Tensor) -> Tensor:
 
     The gradient of an index is added up on a CPU by threads that do not wait for each other: a row
     that is asked for more than once gets its sum in another order each time, and so in other last
-    digits. That of an embedding is always the same, and takes less time.
+    digits. That of an embedding is always the same.
 
     Args:
         x (torch.Tensor): The tensor :math:`(N, *)`, of two dimensions or more.
