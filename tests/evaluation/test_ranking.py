@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch_geometric.testing import withCUDA
@@ -194,7 +197,7 @@ def test_more_entities_than_a_block_of_counts(monkeypatch, block, dtype):
     table = table.expand(num_entities, 2, num_entities)
     index = make_index([(0, 0, 600)], num_entities, 1)
     query = columns([(0, 0, 599), (0, 0, 600), (0, 0, 0)])
-    for chunk_size in [1, 127, 128, 129, 256, 300, 776, 777]:
+    for chunk_size in [127, 128, 129, 256, 300, 776, 777]:
         ranks = rank(table_scorer(table), *query, index, num_entities=num_entities,
                      chunk_size=chunk_size)
         assert ranks.optimistic.tolist() == [301, 601, 1]
@@ -352,6 +355,92 @@ def test_nan_scores_raise(entity, chunk_size):
     with pytest.raises(ValueError, match=match):
         rank(table_scorer(table), *columns(QUERIES), make_index(KNOWN), num_entities=N,
              chunk_size=chunk_size)
+
+
+class Processes:
+    """Stands in for `torch.distributed`: the processes of a group are threads."""
+    def __init__(self, size):
+        self.size, self.own, self.parts = size, threading.local(), [None] * size
+        self.barrier = threading.Barrier(size, timeout=10)
+
+    def get_world_size(self, group):
+        assert group is self
+        return self.size
+
+    def get_rank(self, group):
+        assert group is self
+        return self.own.rank
+
+    def all_reduce(self, x, group):
+        assert group is self
+        self.parts[self.own.rank] = x.clone()
+        self.barrier.wait()
+        total = sum(self.parts)
+        self.barrier.wait()
+        x.copy_(total)
+
+    def run(self, function):
+        def call(rank):
+            self.own.rank = rank
+            try:
+                return function()
+            except BaseException:
+                self.barrier.abort()  # Else the others would wait.
+                raise
+
+        with ThreadPoolExecutor(self.size) as pool:
+            futures = [pool.submit(call, rank) for rank in range(self.size)]
+        return [future.result() for future in futures]
+
+
+@pytest.mark.parametrize('chunk_size', [None, 1, 2, 3])
+@pytest.mark.parametrize('size', [1, 2, 3, 7])
+def test_processes_share_the_candidates(monkeypatch, size, chunk_size):
+    table, queries = integer_table(), QUERIES + inverse(QUERIES)
+    candidates = torch.arange(N) != 2
+    processes = Processes(size)
+    monkeypatch.setattr(ranking, 'dist', processes)
+    calls = [set() for _ in range(size)]
+
+    def scorer(head_index, rel_type, start, stop):
+        calls[processes.own.rank].add((start, stop))
+        return table[head_index, rel_type, start:stop]
+
+    out = processes.run(lambda: rank(scorer, *columns(queries), make_index(KNOWN), num_entities=N,
+                                     candidates=candidates, batch_size=9, chunk_size=chunk_size,
+                                     process_group=processes))
+    expected = brute_force(table, queries, KNOWN, candidates)
+    assert [to_list(ranks) for ranks in out] == [expected] * size
+    # Each entity in one process and one chunk; as many chunks in each, and none of them empty.
+    entities = sorted(e for part in calls for start, stop in part for e in range(start, stop))
+    assert entities == list(range(N))
+    most = -(-N // size)
+    num_chunks = min(-(-most // (chunk_size or most)), N // size)
+    assert [len(part) for part in calls] == [num_chunks] * size
+    assert max(stop - start for part in calls for start, stop in part) == -(-most // num_chunks)
+
+
+def test_nan_in_one_process_raises_in_all(monkeypatch):
+    table = integer_table()
+    table[3, 1, 6] = float('nan')  # Scored by the second process.
+    processes = Processes(2)
+    monkeypatch.setattr(ranking, 'dist', processes)
+
+    def call():
+        with pytest.raises(ValueError, match=r'2 of 16 .* \(first: head 3, relation 1\)'):
+            rank(table_scorer(table), *columns(QUERIES), make_index(KNOWN), num_entities=N,
+                 process_group=processes)
+
+    processes.run(call)
+
+
+def test_more_processes_than_entities_raise(monkeypatch):
+    zero, processes = torch.tensor([0]), Processes(8)
+    processes.own.rank = 0
+    monkeypatch.setattr(ranking, 'dist', processes)
+    with pytest.raises(ValueError, match="'process_group' has 8 processes for 7 entities"):
+        rank(table_scorer(integer_table()), zero, zero, zero, make_index(KNOWN), num_entities=N,
+             process_group=processes)
 
 
 def test_invalid_queries_raise():
