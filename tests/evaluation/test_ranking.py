@@ -289,6 +289,7 @@ def test_default_sizes_keep_within_max_elements():
     assert record_calls(max_elements=30) == [(4, 0, 7)] * 4
     calls = record_calls(max_elements=5)
     assert all(num * (stop - start) <= 5 for num, start, stop in calls)
+    assert record_calls(max_elements=3, chunk_size=7) == [(1, 0, 7)] * 16
     calls = record_calls(max_elements=6, chunk_size=2)
     assert all(num <= 3 and stop - start <= 2 for num, start, stop in calls)
 
