@@ -205,6 +205,34 @@ def test_more_entities_than_a_block_of_counts(monkeypatch, block, dtype):
         assert ranks.num_candidates.tolist() == [776, 777, 776]
 
 
+def test_more_blocks_than_half_precision_can_count():
+    num_entities = 128 * 300
+    index, zero = make_index([(0, 0, 1)], num_entities, 1), torch.tensor([0])
+    ranks = rank(lambda h, r, start, stop: torch.zeros(1, stop - start, dtype=torch.bfloat16),
+                 zero, zero, zero, index, num_entities=num_entities)
+    assert to_list(ranks) == [(1, num_entities - 1, num_entities - 1)]
+
+
+@pytest.mark.parametrize('block,expected', [
+    (12, [slice(0, 1), slice(1, 5)]),  # Sums 3, 6, 7, 10 and 11: the first is below 6.
+    (1, [slice(i, i + 1) for i in range(5)]),
+])
+def test_blocks_of_answers(monkeypatch, block, expected):
+    monkeypatch.setattr(ranking, 'BLOCK', block)
+    head_index, rel_type = torch.tensor([[0, 0, 5, 3, 1], [0, 0, 0, 1, 0]])  # 3, 3, 1, 3, 1
+    assert ranking._blocks_of_answers(make_index(KNOWN), head_index, rel_type) == expected
+
+
+def test_known_answers_live_where_the_index_does():
+    # Another default device would be that of a tensor which is made without one.
+    head_index, rel_type = torch.tensor([[0, 4], [0, 0]])
+    index = make_index(KNOWN)
+    with torch.device('meta'):
+        row, entity = ranking._answers_between(index, head_index, rel_type, 2, 5)
+    assert row.tolist() == [0, 1, 1, 1]
+    assert entity.tolist() == [2, 2, 3, 4]
+
+
 def test_half_precision_flatters_no_rank():
     # Rounding keeps the order and makes ties, so that the exact rank stays between the two, and
     # the realistic one favours nobody on average.
@@ -356,6 +384,13 @@ def test_nan_scores_raise(entity, chunk_size):
     with pytest.raises(ValueError, match=match):
         rank(table_scorer(table), *columns(QUERIES), make_index(KNOWN), num_entities=N,
              chunk_size=chunk_size)
+
+
+def test_one_query_with_nan_scores_raises():
+    table = integer_table()
+    table[5, 1, 3] = float('nan')
+    with pytest.raises(ValueError, match=r'1 of 16 .* \(first: head 5, relation 1\)'):
+        rank(table_scorer(table), *columns(QUERIES), make_index(KNOWN), num_entities=N)
 
 
 class Processes:
