@@ -192,7 +192,8 @@ def _chunks(num_entities: int, chunk_size: int,
     if size > num_entities:
         raise ValueError(f"'process_group' has {size} processes for {num_entities} entities")
     shares = bounds(0, num_entities, size)
-    num_chunks = -(-max(stop - start for start, stop in shares) // chunk_size)
+    sizes = [stop - start for start, stop in shares]
+    num_chunks = min(-(-max(sizes) // chunk_size), min(sizes))  # No chunk is empty.
     parts = [bounds(start, stop, num_chunks) for start, stop in shares]
     return (torch.tensor([start for part in parts for start, _ in part]),
             parts[dist.get_rank(process_group)])

@@ -88,6 +88,15 @@ def test_answers_of_an_empty_batch(index):
     assert row.numel() == answer.numel() == 0
 
 
+def test_answers_live_where_the_index_does(index):
+    # Another default device would be that of a tensor which is made without one.
+    head_index, rel_type = torch.arange(NUM_ENTITIES), torch.ones(NUM_ENTITIES, dtype=torch.long)
+    expected = index.answers(head_index, rel_type)
+    with torch.device('meta'):
+        out = index.answers(head_index, rel_type)
+    assert all(torch.equal(a, b) for a, b in zip(out, expected, strict=True))
+
+
 def test_queries(index, triples):
     head_index, rel_type = index.queries()
     found = list(zip(head_index.tolist(), rel_type.tolist(), strict=True))
@@ -125,6 +134,9 @@ def test_too_many_for_a_key():
     none = torch.empty(0, dtype=torch.long)
     with pytest.raises(ValueError, match='3000000000 entities and 1 relations do not fit into 64'):
         TripleIndex(none, none, none, 3_000_000_000, 1)
+    TripleIndex(none, none, none, 2**30, 2)  # 2^62 keys
+    with pytest.raises(ValueError, match='4 relations do not fit'):  # 2^63, one too many
+        TripleIndex(none, none, none, 2**30, 4)
 
 
 @pytest.mark.parametrize('column,name,size', [(0, 'head_index', 7), (1, 'rel_type', 3),
@@ -151,3 +163,5 @@ def test_check_ids_reports_the_first():
     check_ids('x', torch.empty(0, dtype=torch.long), 0)
     with pytest.raises(ValueError, match="'x' holds id 9 at position 1 .expected 0 to 4"):
         check_ids('x', torch.tensor([0, 9, -1]), 5)
+    with pytest.raises(ValueError, match="'x' holds id 5 at position 0"):
+        check_ids('x', torch.tensor([5]), 5)

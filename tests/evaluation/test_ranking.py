@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch_geometric.testing import withCUDA
@@ -194,12 +197,40 @@ def test_more_entities_than_a_block_of_counts(monkeypatch, block, dtype):
     table = table.expand(num_entities, 2, num_entities)
     index = make_index([(0, 0, 600)], num_entities, 1)
     query = columns([(0, 0, 599), (0, 0, 600), (0, 0, 0)])
-    for chunk_size in [1, 127, 128, 129, 256, 300, 776, 777]:
+    for chunk_size in [127, 128, 129, 256, 300, 776, 777]:
         ranks = rank(table_scorer(table), *query, index, num_entities=num_entities,
                      chunk_size=chunk_size)
         assert ranks.optimistic.tolist() == [301, 601, 1]
         assert ranks.pessimistic.tolist() == [600, 777, 300]
         assert ranks.num_candidates.tolist() == [776, 777, 776]
+
+
+def test_more_blocks_than_half_precision_can_count():
+    num_entities = 128 * 300
+    index, zero = make_index([(0, 0, 1)], num_entities, 1), torch.tensor([0])
+    ranks = rank(lambda h, r, start, stop: torch.zeros(1, stop - start, dtype=torch.bfloat16),
+                 zero, zero, zero, index, num_entities=num_entities)
+    assert to_list(ranks) == [(1, num_entities - 1, num_entities - 1)]
+
+
+@pytest.mark.parametrize('block,expected', [
+    (12, [slice(0, 1), slice(1, 5)]),  # Sums 3, 6, 7, 10 and 11: the first is below 6.
+    (1, [slice(i, i + 1) for i in range(5)]),
+])
+def test_blocks_of_answers(monkeypatch, block, expected):
+    monkeypatch.setattr(ranking, 'BLOCK', block)
+    head_index, rel_type = torch.tensor([[0, 0, 5, 3, 1], [0, 0, 0, 1, 0]])  # 3, 3, 1, 3, 1
+    assert ranking._blocks_of_answers(make_index(KNOWN), head_index, rel_type) == expected
+
+
+def test_known_answers_live_where_the_index_does():
+    # Another default device would be that of a tensor which is made without one.
+    head_index, rel_type = torch.tensor([[0, 4], [0, 0]])
+    index = make_index(KNOWN)
+    with torch.device('meta'):
+        row, entity = ranking._answers_between(index, head_index, rel_type, 2, 5)
+    assert row.tolist() == [0, 1, 1, 1]
+    assert entity.tolist() == [2, 2, 3, 4]
 
 
 def test_half_precision_flatters_no_rank():
@@ -286,6 +317,7 @@ def test_default_sizes_keep_within_max_elements():
     assert record_calls(max_elements=30) == [(4, 0, 7)] * 4
     calls = record_calls(max_elements=5)
     assert all(num * (stop - start) <= 5 for num, start, stop in calls)
+    assert record_calls(max_elements=3, chunk_size=7) == [(1, 0, 7)] * 16
     calls = record_calls(max_elements=6, chunk_size=2)
     assert all(num <= 3 and stop - start <= 2 for num, start, stop in calls)
 
@@ -352,6 +384,99 @@ def test_nan_scores_raise(entity, chunk_size):
     with pytest.raises(ValueError, match=match):
         rank(table_scorer(table), *columns(QUERIES), make_index(KNOWN), num_entities=N,
              chunk_size=chunk_size)
+
+
+def test_one_query_with_nan_scores_raises():
+    table = integer_table()
+    table[5, 1, 3] = float('nan')
+    with pytest.raises(ValueError, match=r'1 of 16 .* \(first: head 5, relation 1\)'):
+        rank(table_scorer(table), *columns(QUERIES), make_index(KNOWN), num_entities=N)
+
+
+class Processes:
+    """Stands in for `torch.distributed`: the processes of a group are threads."""
+    def __init__(self, size):
+        self.size, self.own, self.parts = size, threading.local(), [None] * size
+        self.barrier = threading.Barrier(size, timeout=10)
+
+    def get_world_size(self, group):
+        assert group is self
+        return self.size
+
+    def get_rank(self, group):
+        assert group is self
+        return self.own.rank
+
+    def all_reduce(self, x, group):
+        assert group is self
+        self.parts[self.own.rank] = x.clone()
+        self.barrier.wait()
+        total = sum(self.parts)
+        self.barrier.wait()
+        x.copy_(total)
+
+    def run(self, function):
+        def call(rank):
+            self.own.rank = rank
+            try:
+                return function()
+            except BaseException:
+                self.barrier.abort()  # Else the others would wait.
+                raise
+
+        with ThreadPoolExecutor(self.size) as pool:
+            futures = [pool.submit(call, rank) for rank in range(self.size)]
+        return [future.result() for future in futures]
+
+
+@pytest.mark.parametrize('chunk_size', [None, 1, 2, 3])
+@pytest.mark.parametrize('size', [1, 2, 3, 7])
+def test_processes_share_the_candidates(monkeypatch, size, chunk_size):
+    table, queries = integer_table(), QUERIES + inverse(QUERIES)
+    candidates = torch.arange(N) != 2
+    processes = Processes(size)
+    monkeypatch.setattr(ranking, 'dist', processes)
+    calls = [set() for _ in range(size)]
+
+    def scorer(head_index, rel_type, start, stop):
+        calls[processes.own.rank].add((start, stop))
+        return table[head_index, rel_type, start:stop]
+
+    out = processes.run(lambda: rank(scorer, *columns(queries), make_index(KNOWN), num_entities=N,
+                                     candidates=candidates, batch_size=9, chunk_size=chunk_size,
+                                     process_group=processes))
+    expected = brute_force(table, queries, KNOWN, candidates)
+    assert [to_list(ranks) for ranks in out] == [expected] * size
+    # Each entity in one process and one chunk; as many chunks in each, and none of them empty.
+    entities = sorted(e for part in calls for start, stop in part for e in range(start, stop))
+    assert entities == list(range(N))
+    most = -(-N // size)
+    num_chunks = min(-(-most // (chunk_size or most)), N // size)
+    assert [len(part) for part in calls] == [num_chunks] * size
+    assert max(stop - start for part in calls for start, stop in part) == -(-most // num_chunks)
+
+
+def test_nan_in_one_process_raises_in_all(monkeypatch):
+    table = integer_table()
+    table[3, 1, 6] = float('nan')  # Scored by the second process.
+    processes = Processes(2)
+    monkeypatch.setattr(ranking, 'dist', processes)
+
+    def call():
+        with pytest.raises(ValueError, match=r'2 of 16 .* \(first: head 3, relation 1\)'):
+            rank(table_scorer(table), *columns(QUERIES), make_index(KNOWN), num_entities=N,
+                 process_group=processes)
+
+    processes.run(call)
+
+
+def test_more_processes_than_entities_raise(monkeypatch):
+    zero, processes = torch.tensor([0]), Processes(8)
+    processes.own.rank = 0
+    monkeypatch.setattr(ranking, 'dist', processes)
+    with pytest.raises(ValueError, match="'process_group' has 8 processes for 7 entities"):
+        rank(table_scorer(integer_table()), zero, zero, zero, make_index(KNOWN), num_entities=N,
+             process_group=processes)
 
 
 def test_invalid_queries_raise():

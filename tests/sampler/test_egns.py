@@ -440,6 +440,20 @@ def test_egns_repr():
     assert 'quantiles=(0.1, 0.5)' in str(EGNS(N, quantiles=(0.1, 0.5)))
 
 
+def test_egns_defaults():
+    sampler = EGNS(N)
+    assert (sampler.momentum, sampler.temperature, sampler.exploration) == (0.1, 0.2, 0.1)
+    assert (sampler.refresh_every, sampler.confident_bound, sampler.normalize) == (10, 0.9, True)
+
+
+@pytest.mark.parametrize('name, value', [
+    ('quantiles', (0, 1)), ('class_weights', (1, 1, 1)), ('confident_bound', 0.5),
+    ('exploration', 1), ('momentum', 1),
+])
+def test_ends_of_ranges_are_allowed(name, value):
+    assert getattr(EGNS(N, **{name: value}), name) == value
+
+
 @pytest.mark.parametrize('name, bad, match', [
     ('thresholds', (0.5, 0.2), r"'thresholds' needs two rising values .*\(got \(0\.5, 0\.2\)\)"),
     ('thresholds', (0.5, 0.7), "'thresholds' needs two rising values"),

@@ -67,6 +67,29 @@ def test_is_pyg_negative_sampling(cls):
 
 
 @all_samplers
+def test_number_of_negatives(cls):
+    kwargs = {'head_probability': torch.tensor([0.5])} if cls is Bernoulli else {}
+    assert cls(N, **kwargs).num_negatives == 64
+    neg_index, _ = make(cls, num_negatives=1).corrupt(*triples())
+    assert neg_index.size() == (B, 1)
+
+
+@all_samplers
+def test_all_is_made_where_the_triples_are(cls):
+    # Another default device would be that of a tensor which is made without one.
+    head_index, rel_type, tail_index = triples()
+    score = torch.randn(B, K)
+    for candidates in (None, torch.arange(0, N, 2)):
+        sampler = make(cls, candidates=candidates)
+        with torch.device('meta'):
+            out = [*sampler.corrupt(head_index, rel_type, tail_index),
+                   *sampler.corrupt_triples(head_index, rel_type, tail_index),
+                   sampler.side(rel_type), sampler.sample(5, 'dst'), sampler.weight(score)]
+            sampler.update(out[0], score, out[1])
+        assert all(x.device.type == 'cpu' for x in [*out, *sampler.state_dict().values()])
+
+
+@all_samplers
 @pytest.mark.parametrize('endpoint', ['dst', 'src'])
 def test_never_the_original(cls, endpoint):
     sampler = make(cls, num_negatives=2000)
@@ -336,6 +359,14 @@ def test_uniform_frequencies():
     assert chisquare(count).pvalue > 1e-3
     side = sampler.side(torch.zeros(10000, dtype=torch.long)).long()
     assert chisquare(torch.bincount(side, minlength=2)).pvalue > 1e-3
+
+
+def test_any_of_many_entities_can_be_drawn():
+    # Single precision would draw multiples of 64 alone, and the number of entities itself.
+    sampler = Uniform(2**30, 500, generator=torch.Generator().manual_seed(0))
+    zero = torch.zeros(1, dtype=torch.long)
+    for index in (sampler.sample(500, 'dst'), sampler.corrupt(zero, zero, zero)[0][0]):
+        assert chisquare(torch.bincount(index % 64, minlength=64)).pvalue > 1e-3
 
 
 def test_uniform_frequencies_over_candidates():
