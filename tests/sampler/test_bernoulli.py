@@ -41,6 +41,12 @@ def test_from_triples():
     assert sampler.is_binary()
     assert str(sampler) == 'Bernoulli(20, num_negatives=3, num_relations=4)'
 
+    # The last relation without triples is no special case.
+    longer = Bernoulli.from_triples(head_index, rel_type, tail_index, 20, 5)
+    assert longer.head_probability[:5].tolist() == pytest.approx([*expected, 0.5])
+    assert longer.num_negatives == 64
+    assert Bernoulli(20, torch.tensor([0.25])).head_probability.dtype == torch.double
+
     # Counted on the inverse triples, the probabilities are those of the other end.
     inverse = Bernoulli.from_triples(tail_index, rel_type, head_index, 20, 4)
     assert torch.allclose(inverse.head_probability[:4], sampler.head_probability[4:])

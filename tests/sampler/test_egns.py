@@ -209,6 +209,20 @@ def test_update_leaves_masked_and_broken_scores_out():
         assert torch.equal(getattr(sampler, name), state[name])
 
 
+def test_statistics_after_a_move():
+    sampler, moved = EGNS(N), EGNS(N).to('cpu')
+    for each in (sampler, moved):
+        each.update(torch.tensor([[1, 2]]), torch.tensor([[3.0, -1.0]]))
+    assert moved.running_entropy.equal(sampler.running_entropy)
+    assert moved.count.sum() == 2
+
+
+def test_quantiles_of_one_negative():
+    sampler, score = EGNS(N, quantiles=(0.2, 0.8)), torch.tensor([[2.0]])
+    sampler.update(torch.tensor([[1]]), score)
+    assert sampler.threshold.tolist() == pytest.approx([sampler.entropy(score).item()] * 2)
+
+
 def test_quantiles():
     generator = torch.Generator().manual_seed(2)
     sampler = EGNS(N, thresholds=(0.1, 0.6), quantiles=(0.25, 0.9), momentum=0.2,
