@@ -26,7 +26,7 @@ class OutOfMemoryError(MemoryError):
 def keeping_memory() -> Iterator[None]:
     r"""Lets the GNU C library keep what is freed for the next tensor, where it would ask the kernel
     for fresh pages, and have them cleared, for each tensor above 32 MB: a third of a step over
-    15,000 entities of 1,000 channels. All is given back at the end. Does nothing to other C
+    15,000 entities of 1,000 channels. What can be is given back at the end. Does nothing to other C
     libraries, nor to the memory of a GPU; may be nested.
     """
     global _keeping
