@@ -16,14 +16,6 @@ def folder(tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope='module')
-def structure(tmp_path_factory):
-    out = tmp_path_factory.mktemp('cli') / 'structure'
-    train_run('atlas', 'complex', epochs=1, device='cpu', out=out,
-              overrides={'model.hidden_channels': 4})
-    return out
-
-
 def invoke(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
@@ -55,11 +47,12 @@ def test_explain_as_json(folder):
 
 
 def test_explain_structure_alone(structure):
-    result = invoke('explain', structure, *ANSWER)
+    result = invoke('explain', structure.path, *ANSWER)
     assert result.exit_code == 0, result.output
     assert 'ComplEx knows entities by structure alone' in result.stdout
     assert 'Without a modality' not in result.stdout
-    assert json.loads(invoke('explain', structure, *ANSWER, '--json').stdout)['modalities'] is None
+    values = json.loads(invoke('explain', structure.path, *ANSWER, '--json').stdout)
+    assert values['modalities'] is None
 
 
 def test_report(folder, tmp_path):
@@ -75,10 +68,10 @@ def test_report(folder, tmp_path):
 
 
 def test_compare(folder, structure, tmp_path):
-    result = invoke('compare', folder, structure, '--html', tmp_path / 'c.html')
+    result = invoke('compare', folder, structure.path, '--html', tmp_path / 'c.html')
     assert result.exit_code == 0, result.output
     assert 'run over structure' in result.stdout
-    values = json.loads(invoke('compare', folder, structure, '--json').stdout)
+    values = json.loads(invoke('compare', folder, structure.path, '--json').stdout)
     assert f'{values["tests"][0]["gain"]["mean"]:+.4f}' in result.stdout
     assert values['tests'][0]['verdict'] in result.stdout
     assert 'run, structure' in (tmp_path / 'c.html').read_text('utf-8')
@@ -88,7 +81,7 @@ def test_nothing_of_the_users_is_overwritten(folder, structure, tmp_path):
     path = tmp_path / 'thesis.html'
     path.write_text('my work')
     for arguments in (['explain', folder, *ANSWER, '--html'], ['report', folder, '--out'],
-                      ['compare', folder, structure, '--html']):
+                      ['compare', folder, structure.path, '--html']):
         result = invoke(*arguments, path)
         assert result.exit_code == 2
         assert 'is not overwritten' in result.stderr

@@ -16,14 +16,14 @@ NAMES = ('report', 'explanation', 'comparison', 'markup')
 
 
 @pytest.fixture(scope='module')
-def pages(browser, run, runs, evil, tmp_path_factory):
+def pages(browser, run, runs, markup, tmp_path_factory):
     folder = tmp_path_factory.mktemp('pages')
     made = {
         'report': report_page(run),
         'explanation': explanation_page(run.explain('France', 'borders', 'Germany')),
         'comparison': comparison_page(compare_runs([runs / 'mocme', runs / 'complex'],
                                                    device='cpu')),
-        'markup': report_page(evil),
+        'markup': report_page(markup),
     }
     for name, page in made.items():
         write_page(page, folder / f'{name}.html')

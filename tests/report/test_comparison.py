@@ -104,10 +104,10 @@ def test_names(runs, tmp_path):
         compare_runs([first, first])
 
 
-def test_refuses_other_data(runs, evil):
+def test_refuses_other_data(runs, markup):
     with pytest.raises(ValueError, match=r'cannot be compared: their triples or splits are not the '
                                          r'same \(data atlas and graph\)'):
-        compare_runs([runs / 'mocme', evil.path], device='cpu')
+        compare_runs([runs / 'mocme', markup.path], device='cpu')
 
 
 def test_refuses_another_protocol(runs, copied):

@@ -275,17 +275,17 @@ def test_sentence_about_the_worst_removal(explanation):
 # Labels are data
 
 
-def test_labels_are_escaped(evil):
-    script, = [x for x in evil.data['entity'].label if x.startswith('<script>')]
-    attribute, = [x for x in evil.data['entity'].label if 'onmouseover' in x]
-    page = report_page(evil)
+def test_labels_are_escaped(markup):
+    script, = [x for x in markup.data['entity'].label if x.startswith('<script>')]
+    attribute, = [x for x in markup.data['entity'].label if 'onmouseover' in x]
+    page = report_page(markup)
     parsed = check(page)
     assert script not in page
     assert '&lt;script&gt;alert(1)&lt;/script&gt;' in page
     assert script in parsed.text()
     assert '{{ 7 * 7 }}' in parsed.text()  # Not filled in a second time.
     assert '<b>' not in page
-    page = explanation_page(evil.explain(script, '<b>bold</b>', attribute))
+    page = explanation_page(markup.explain(script, '<b>bold</b>', attribute))
     parsed = check(page)
     assert parsed.text('h1') == f'{script} — <b>bold</b> → {attribute}'
     assert f'A story of {script}' in parsed.text()

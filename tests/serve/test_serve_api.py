@@ -229,7 +229,7 @@ def test_markup_in_labels(markup):
     assert '<b>bold' not in page
     assert '&lt;b&gt;bold&lt;/b&gt;' in page
     assert 'onerror=1>' not in page
-    found = client.get('/api/entities?query=script').json()
+    found = client.get('/api/entities?query=%3Cscript').json()
     assert found[0]['label'] == '<script>alert(1)</script>'
     assert client.get('/api/run').headers['content-type'] == 'application/json'
     for name in ('<script>alert(1)</script>', '" onmouseover="alert(2)" x="'):

@@ -206,7 +206,8 @@ class MoCME(MultiModalModel):
         with torch.no_grad():
             whole = self._joint_of(encoded, mask)
             whole = whole.to(torch.promote_types(whole.dtype, torch.float))
-        rest = (self._joint_of(encoded, drop_modalities(mask, self._part(mask))) - whole).square()
+        part = torch.tensor([self._part[m] for m in self.modalities], device=mask.device)
+        rest = (self._joint_of(encoded, drop_modalities(mask, part)) - whole).square()
         known = mask[:, self.modalities.index(STRUCTURE)].to(whole.dtype)
         scale = (known @ whole.square()).sum()
         return (known @ rest).sum() / scale.clamp(min=torch.finfo(scale.dtype).tiny)
@@ -214,17 +215,15 @@ class MoCME(MultiModalModel):
     def _joint_of(self, encoded: EncodedEntities, kept: Tensor) -> Tensor:
         return self.conv.joint(encoded._replace(views=encoded.views._replace(kept=kept)))
 
-    def _part(self, mask: Tensor) -> Tensor:
-        return torch.tensor([0.0 if m == STRUCTURE else PART for m in self.modalities],
-                            device=mask.device)
+    @property
+    def _part(self) -> Dict[str, float]:
+        return {m: 0.0 if m == STRUCTURE else PART for m in self.modalities}
 
     def encode_for_gates(self, index: Optional[Tensor] = None) -> EncodedEntities:
         if self.gate_dropout == 0 or torch.rand(()) >= self.gate_dropout:
             return self.encode(index)
         x_dict, mask_dict = self.inputs(index)
-        mask = torch.stack([mask_dict[m] for m in self.modalities], dim=1)
-        kept = drop_modalities(mask, self._part(mask)).unbind(1)
-        return self.conv.encode(x_dict, dict(zip(self.modalities, kept, strict=True)))
+        return self.conv.encode(x_dict, self._dropped(mask_dict, self._part))
 
     def gates(self) -> List[Parameter]:
         return [*self.conv.fusion.gates(), *self.decoder.gates()]

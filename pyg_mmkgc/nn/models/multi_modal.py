@@ -227,9 +227,13 @@ class MultiModalModel(KGModel):
         """
         if not self.training or not any(p > 0 for p in self.modality_dropout.values()):
             return mask_dict
+        return self._dropped(mask_dict, self.modality_dropout)
+
+    def _dropped(self, mask_dict: Dict[str, Tensor], p: Mapping[str, float]) -> Dict[str, Tensor]:
         mask = torch.stack([mask_dict[m] for m in self.modalities], dim=1)  # [N, M]
-        p = torch.tensor([self.modality_dropout[m] for m in self.modalities], device=mask.device)
-        return dict(zip(self.modalities, drop_modalities(mask, p).unbind(1), strict=True))
+        probability = torch.tensor([p[m] for m in self.modalities], device=mask.device)
+        kept = drop_modalities(mask, probability).unbind(1)
+        return dict(zip(self.modalities, kept, strict=True))
 
     def _fetch(self, index: Optional[Tensor]) -> Dict[str, Tensor]:
         # The rows of memory-mapped features; those of a training batch are here already.
