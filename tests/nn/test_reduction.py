@@ -156,6 +156,28 @@ def test_half_precision_is_near(reduction):
         assert float((a - b).norm() / b.norm()) < 0.02
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.half, torch.float, torch.double])
+def test_largest_of_a_row(dtype):
+    inf, lowest = float('inf'), torch.finfo(dtype).min
+    x = torch.tensor([[0.5, 2.0, -3.0], [-0.5, -2.0, -3.0], [-0.0, -2.0, -inf], [0.0, -0.0, -1.0],
+                      [-inf, -inf, lowest], [-inf, -inf, -inf], [1.0, inf, -inf],
+                      [lowest, -1e-3, -1e-3]], dtype=dtype)
+    assert module._row_max(x).equal(x.amax(dim=1))
+    torch.manual_seed(0)
+    x = torch.randn(50, 300).mul(torch.logspace(-3, 3, 50).unsqueeze(1)).to(dtype)
+    for y in (x, -x.abs(), x.abs(), x[:, ::2]):
+        assert module._row_max(y).equal(y.amax(dim=1))
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float])
+@pytest.mark.parametrize('sign', [1, -1])
+def test_nan_is_not_lost(dtype, sign):
+    query = torch.ones(2, 4, dtype=dtype)
+    query[1, 0] = torch.tensor(float('nan')).copysign(torch.tensor(float(sign)))
+    total, _ = reduce_scores(query, torch.ones(6, 4, dtype=dtype), 'logsumexp')
+    assert total.isnan().tolist() == [False, True]
+
+
 def test_a_weighted_sum_in_half_precision_is_near(monkeypatch):
     monkeypatch.setattr(module, 'BLOCK', 1)
     monkeypatch.setattr(module, 'MIN_COLUMNS', 10)
