@@ -167,20 +167,30 @@ class _Reduction(torch.autograd.Function):
         with torch.autocast(query.device.type, enabled=False):
             # Means over queries and candidates would make small numbers denormal, which slow a
             # CPU down tenfold, so their scale stays outside the buffer.
-            scale = total_grad.unsqueeze(1)  # [B, 1]
+            scale, pairs = total_grad.unsqueeze(1), None  # [B, 1]
             if position is not None and picked_grad is not None and position.numel() > 0:
-                scale = torch.maximum(total_grad.abs().amax(),
-                                      picked_grad.abs().amax().to(total_grad.dtype))
-                scale = scale.clamp(min=torch.finfo(scale.dtype).tiny)
-                # In place: the buffer is ours.
-                score *= (total_grad / scale).to(score.dtype).unsqueeze(1)
-                # Flat, since `scatter_add_` in half precision copies the whole buffer.
-                score.view(-1).index_add_(0, position, (picked_grad / scale).to(score.dtype))
+                if position.numel() * query.size(1) < score.numel():  # Cheaper than a pass.
+                    pairs = position // score.size(1), position % score.size(1)
+                else:
+                    scale = torch.maximum(total_grad.abs().amax(),
+                                          picked_grad.abs().amax().to(total_grad.dtype))
+                    scale = scale.clamp(min=torch.finfo(scale.dtype).tiny)
+                    # In place: the buffer is ours.
+                    score *= (total_grad / scale).to(score.dtype).unsqueeze(1)
+                    # Flat, since `scatter_add_` in half precision copies the whole buffer.
+                    score.view(-1).index_add_(0, position, (picked_grad / scale).to(score.dtype))
             grad_bias = None
             if ctx.needs_input_grad[2]:
                 grad_bias = (score.sum(dim=1, dtype=total_grad.dtype, keepdim=True) * scale).sum(0)
             grad_query = (score @ table).to(ctx.dtypes[0]).mul_(scale.to(ctx.dtypes[0]))
             grad_table = (score.t() @ (query * scale.to(query.dtype))).to(ctx.dtypes[1])
+            if pairs is not None and picked_grad is not None:
+                weight = picked_grad.to(total_grad.dtype).unsqueeze(1)
+                for grad, index, other, rows in ((grad_query, pairs[0], table, pairs[1]),
+                                                 (grad_table, pairs[1], query, pairs[0])):
+                    grad.index_add_(0, index, (other[rows] * weight).to(grad.dtype))
+                if grad_bias is not None:
+                    grad_bias += weight.sum()
             if summed is not None:
                 answers, weight = ctx.answers, -ctx.answer_mass * total_grad.unsqueeze(1)
                 grad_query.addcmul_(summed[answers.group].to(grad_query.dtype),

@@ -7,7 +7,7 @@ from pyg_mmkgc.nn.reduction import Answers, reduce_materialized, reduce_scores
 B, N, C = 7, 53, 6
 
 
-def inputs(dtype, scale=1.0, seed=0):
+def inputs(dtype, scale=1.0, seed=0, times=1):
     g = torch.Generator().manual_seed(seed)
     query = scale * torch.randn(B, C, dtype=dtype, generator=g)
     table = torch.randn(N, C, dtype=dtype, generator=g)
@@ -16,7 +16,8 @@ def inputs(dtype, scale=1.0, seed=0):
     row = torch.randint(B, (4 * B, ), generator=g)
     row[2], column[2] = row[0], column[0]  # Looked up twice: both gradients count.
     column[1] = (~allowed).nonzero()[0, 0]  # Looked up, although the sum leaves it out.
-    return query.requires_grad_(), table.requires_grad_(), allowed, (row, column)
+    pairs = row.repeat(times), column.repeat(times)
+    return query.requires_grad_(), table.requires_grad_(), allowed, pairs
 
 
 def plain(query, table, reduction, allowed, pairs, mass=0.0):
@@ -35,10 +36,12 @@ def some_loss(total, picked):
 @pytest.mark.parametrize('reduction', ['logsumexp', 'softplus'])
 @pytest.mark.parametrize('block', [1, 3 * N, 2**22])
 @pytest.mark.parametrize('mass', [0.0, 0.3, torch.tensor(0.01)])
+@pytest.mark.parametrize('times', [1, 3])  # Gradients of few pairs, and of many.
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_equals_the_plain_form(monkeypatch, reduction, block, mass, dtype, tolerance):
+def test_equals_the_plain_form(monkeypatch, reduction, block, mass, times, dtype, tolerance):
     monkeypatch.setattr(module, 'BLOCK', block)
-    query, table, allowed, pairs = inputs(dtype)
+    query, table, allowed, pairs = inputs(dtype, times=times)
+    assert (pairs[0].numel() * C < B * N) == (times == 1)
     out = reduce_scores(query, table, reduction, allowed, pairs, mass)
     expected = plain(query, table, reduction, allowed, pairs, mass)
     materialized = reduce_materialized(query @ table.t(), reduction, allowed, pairs, mass)
@@ -57,9 +60,9 @@ def test_equals_the_plain_form(monkeypatch, reduction, block, mass, dtype, toler
 
 
 @pytest.mark.parametrize('reduction', ['logsumexp', 'softplus'])
-@pytest.mark.parametrize('with_pairs', [True, False])
+@pytest.mark.parametrize('with_pairs', [1, 3, 0])
 def test_a_number_added_to_each_score(reduction, with_pairs):
-    query, table, allowed, pairs = inputs(torch.float64)
+    query, table, allowed, pairs = inputs(torch.float64, times=with_pairs)
     bias = torch.tensor([-0.7], dtype=torch.float64, requires_grad=True)
     group = torch.arange(B) % 3
     answers = Answers(group, 3, torch.tensor([0, 0, 2]), torch.tensor([1, 5, 7]))
@@ -213,8 +216,9 @@ def test_unknown_reduction():
 
 
 @pytest.mark.parametrize('reduction', ['logsumexp', 'softplus'])
-def test_small_gradients_are_exact_and_zero_ones_zero(reduction):
-    query, table, allowed, pairs = inputs(torch.float32)
+@pytest.mark.parametrize('times', [1, 3])
+def test_small_gradients_are_exact_and_zero_ones_zero(reduction, times):
+    query, table, allowed, pairs = inputs(torch.float32, times=times)
     total, picked = reduce_scores(query, table, reduction, allowed, pairs)
     small = torch.autograd.grad(1e-30 * some_loss(total, picked), [query, table])
     expected = torch.autograd.grad(some_loss(*plain(query, table, reduction, allowed, pairs)),
