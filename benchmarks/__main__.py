@@ -9,6 +9,7 @@ from benchmarks import (
     large,
     momok,
     performance,
+    quality,
     reading,
     scaling,
     scatter,
@@ -16,7 +17,7 @@ from benchmarks import (
 
 MEASUREMENTS = {module.__name__.rpartition('.')[2]: module.main
                 for module in (atlas, conv, datasets, engine, growth, large, momok, performance,
-                               reading, scaling, scatter)}
+                               quality, reading, scaling, scatter)}
 
 if __name__ == '__main__':
     if len(sys.argv) < 2 or sys.argv[1] not in MEASUREMENTS:

@@ -134,8 +134,11 @@ def ours(row: str, name: str, steps: int) -> Dict[str, Any]:
     return measure(step, evaluate, steps)
 
 
-def released(folder: Path, name: str, steps: int) -> Dict[str, Any]:
-    r"""The training step and the evaluation of the released code, by its own functions."""
+def released_training(folder: Path, dataset: str, triples: Dict[str, List[List[int]]],
+                      num_entities: int, num_relations: int, x: Dict[str, Tensor],
+                      lr: float) -> Tuple[Any, Any, Callable[[int], None]]:
+    r"""Corpus, model and training step (of a batch by its number) of the released code, by its own
+    functions, in its folder."""
     os.chdir(folder)
     sys.path.insert(0, str(folder))
     import numpy as np
@@ -143,30 +146,26 @@ def released(folder: Path, name: str, steps: int) -> Dict[str, Any]:
     from models.RelMoE import RelMoE
     from utils.data_loader import ConvECorpus
 
-    size = SIZES[name]
-    train = triples(size).tolist()
-    entities = {str(i): i for i in range(size['num_entities'])}
-    relations = {str(i): i for i in range(size['num_relations'])}
-    x = features(name, size)
+    entities = {str(i): i for i in range(num_entities)}
+    relations = {str(i): i for i in range(num_relations)}
     args = SimpleNamespace(
         device='cpu', batch_size=BATCH_SIZE, dim=CHANNELS, r_dim=CHANNELS, n_exp=EXPERTS,
-        dataset=size['dataset'], pre_trained=0, entity2id=entities, relation2id=relations,
+        dataset=dataset, pre_trained=0, entity2id=entities, relation2id=relations,
         img=x['image'], desp=x['text'])
     none = [[], [], []]
-    corpus = ConvECorpus(args, (train, none), ([], none), (train[:QUERIES], none), entities,
-                         relations)
+    corpus = ConvECorpus(args, (triples['train'], none), (triples['val'], none),
+                         (triples['test'], none), entities, relations)
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(0)
     model = RelMoE(args)
     args.img_dim, args.txt_dim = model.img_dim, model.txt_dim
     estimator = MIEstimator(args)
-    main = torch.optim.Adam(model.parameters(), lr=1e-3)
-    other = torch.optim.Adam(estimator.parameters(), lr=1e-3)
+    main = torch.optim.Adam(model.parameters(), lr=lr)
+    other = torch.optim.Adam(estimator.parameters(), lr=lr)
     corpus.shuffle()
-    position = iter(range(corpus.max_batch_num))
 
-    def step() -> None:
-        batch, label = corpus.get_batch(next(position))
+    def step(number: int) -> None:
+        batch, label = corpus.get_batch(number)
         main.zero_grad()
         scores, views = model(batch)
         (model.loss_func(scores, label) + 1e-4 * estimator(views)).backward()
@@ -176,6 +175,21 @@ def released(folder: Path, name: str, steps: int) -> Dict[str, Any]:
             views = model.get_batch_embeddings(batch)
         estimator.train_estimator(views).backward()
         other.step()
+
+    return corpus, model, step
+
+
+def released(folder: Path, name: str, steps: int) -> Dict[str, Any]:
+    r"""The training step and the evaluation of the released code."""
+    size = SIZES[name]
+    train = triples(size).tolist()
+    corpus, model, train_step = released_training(
+        folder, size['dataset'], {'train': train, 'val': [], 'test': train[:QUERIES]},
+        size['num_entities'], size['num_relations'], features(name, size), lr=1e-3)
+    position = iter(range(corpus.max_batch_num))
+
+    def step() -> None:
+        train_step(next(position))
 
     @torch.no_grad()
     def evaluate() -> None:
