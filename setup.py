@@ -36,7 +36,7 @@ setup(
     license_files=['LICENSE', 'DATA_LICENSE'],
     python_requires='>=3.10',
     packages=find_packages(include=['pyg_mmkgc', 'pyg_mmkgc.*']),
-    package_data={'pyg_mmkgc': ['recipes/*.yaml', 'recipes/search/*.yaml'],
+    package_data={'pyg_mmkgc': ['py.typed', 'recipes/*.yaml', 'recipes/search/*.yaml'],
                   'pyg_mmkgc.datasets': ['data/*/*'],
                   'pyg_mmkgc.report': ['templates/*'],
                   'pyg_mmkgc.serve': ['templates/*']},
