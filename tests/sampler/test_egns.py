@@ -70,6 +70,9 @@ def test_class_borders(dtype):
     sampler = EGNS(N, thresholds=(entropy[2], entropy[4]))
     assert sampler.classify(score).tolist() == [0, 0, 1, 1, 2, 2]
     assert sampler.classify(score).dtype == torch.int8
+    sampler = EGNS(N, thresholds=(entropy[2], entropy[4]), class_weights=(0, 1, 2),
+                   normalize=False)
+    assert sampler.weight(score).tolist() == [0, 0, 1, 1, 2, 2]
     above = math.nextafter(entropy[2], 1) if dtype == torch.double else entropy[2] * (1 + 2e-7)
     sampler = EGNS(N, thresholds=(above, entropy[4] * (1 + 2e-7)))
     assert sampler.classify(score).tolist() == [0, 0, 0, 1, 1, 2]
@@ -132,6 +135,8 @@ def test_confident_options():
     sampler = EGNS(N, confident_bound=0.99, normalize=False)
     assert sampler.weight(score)[0].tolist() == [1, 1, 2]
     assert EGNS(N, normalize=False).weight(-score)[0].tolist() == [1, 1, 0.5]
+    sampler = EGNS(N, confident='drop', confident_bound=0.5, normalize=False)
+    assert sampler.weight(torch.tensor([[0.0, 0.1]])).tolist() == [[2, 0]]  # One half is not above.
 
 
 # Statistics ##################################################################

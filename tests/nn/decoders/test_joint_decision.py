@@ -1,5 +1,8 @@
+from functools import partial
+
 import pytest
 import torch
+from torch.nn.functional import softplus
 
 from pyg_mmkgc.nn.decoders import (
     ComplExDecoder,
@@ -8,7 +11,9 @@ from pyg_mmkgc.nn.decoders import (
     RotatEDecoder,
     TransEDecoder,
     TuckERDecoder,
+    joint_decision,
 )
+from pyg_mmkgc.nn.reduction import Answers
 from pyg_mmkgc.testing import NoSync
 
 R, C, V, B, N = 3, 4, 3, 8, 5
@@ -17,6 +22,7 @@ KINDS = {
     'complex': (ComplExDecoder, ) * V,
     'distmult': (DistMultDecoder, ) * V,
     'rotate': (RotatEDecoder, ) * V,
+    'biased': (partial(TuckERDecoder, bias=1.0), ) * V,
 }
 
 
@@ -87,6 +93,149 @@ def test_the_sum_over_available_views(decision, batch):
 
 
 @torch.no_grad()
+def test_without_a_common_view_the_score_is_zero(decision, batch):
+    (_, head_has, h), rel_type, (_, tail_has, t) = batch
+    h[0, -V:] = head_has[0] = torch.tensor([1.0, 0.0, 0.0])
+    t[0, -V:] = tail_has[0] = torch.tensor([0.0, 1.0, 1.0])
+    query = decision.query(h, rel_type)
+    for out in (decision.score_all(query, t), decision.score(query.unsqueeze(1), t)):
+        assert float(out[0, 0]) == 0.0
+        close(out, slow(decision, batch))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('kind', ['all views', 'some'])
+def test_scores_of_a_range(decision, batch, kind):
+    (_, _, h), rel_type, (_, tail_has, t) = batch
+    if kind == 'all views':
+        t[:, -V:] = tail_has[:] = 1.0
+    expected, score = slow(decision, batch), decision.scorer(t)
+    for start, stop in ((0, N), (1, 3), (4, 5)):
+        close(score(h, rel_type, start, stop), expected[:, start:stop])
+
+
+@pytest.mark.parametrize('grad', [False, True])
+def test_scores_under_autocast(decision, batch, grad):
+    (_, _, h), rel_type, (_, _, t) = batch
+    expected = slow(decision, batch)
+    with torch.set_grad_enabled(grad), torch.autocast('cpu', torch.bfloat16):
+        out = decision.score_all(decision.query(h, rel_type), t)
+        # What becomes of one product of all views is as narrow as it.
+        one_product = all(type(d) in (ComplExDecoder, DistMultDecoder)
+                          for d in decision.decoders.values())
+        assert out.dtype == (torch.bfloat16 if one_product else torch.float32)
+    torch.testing.assert_close(out.float(), expected, rtol=0.05, atol=0.1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('kind', ['all views', 'some'])
+def test_scores_of_a_range_under_autocast(decision, batch, kind):
+    (_, _, h), rel_type, (_, _, t) = batch
+    if kind == 'all views':
+        t[:, -V:] = 1.0
+    with torch.autocast('cpu', torch.bfloat16):
+        expected = decision.score_all(decision.query(h, rel_type), t)
+        out = decision.scorer(t)(h, rel_type, 0, N)
+    # Distances are those of candidates that were not rounded.
+    distances = all(type(d) is RotatEDecoder for d in decision.decoders.values())
+    tolerance = 0 if distances else 0.05
+    torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
+
+
+@torch.no_grad()
+def test_probabilities_are_not_narrow(batch):
+    # Near one, many would be equal.
+    torch.manual_seed(0)
+    decision = JointDecision({name: DistMultDecoder(R, C) for name in ('joint', 'image', 'text')},
+                             average=True)
+    (_, _, h), rel_type, (_, _, t) = batch
+    h[:, -V:] = t[:, -V:] = 1.0
+    with torch.autocast('cpu', torch.bfloat16):
+        query = decision.query(h, rel_type)
+        out = decision.score_all(query, t)
+        score = [part.decoder.score_all(part.query, part.candidates)
+                 for part in decision.parts(query, t).values()]
+    close(out, torch.stack(score).float().sigmoid().mean(dim=0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('block, size, expected', [
+    (2 * B, B, [2] * 10),
+    (3 * B, B, [3] * 6 + [2]),
+    (1, B, [1] * 20),  # Never less than one.
+    (3, 1, [3] * 6 + [2]),
+])
+def test_candidates_in_blocks_of_scores(monkeypatch, block, size, expected):
+    monkeypatch.setattr(joint_decision, 'BLOCK', block)
+    torch.manual_seed(0)
+    decoder, sizes = RotatEDecoder(R, C), []
+    score_all = decoder.score_all
+    monkeypatch.setattr(decoder, 'score_all',
+                        lambda q, t: sizes.append(t.size(0)) or score_all(q, t))
+    decision = JointDecision({'joint': decoder})
+    head, tail = torch.randn(size, C), torch.randn(20, C)
+    rel_type = torch.arange(size) % (2 * R)
+    out = decision.score_all(decision.query(torch.cat([head, torch.ones(size, 1)], 1), rel_type),
+                             torch.cat([tail, torch.ones(20, 1)], 1))
+    assert sizes == expected
+    close(out, score_all(decoder.query(head, rel_type), tail))
+
+
+@torch.no_grad()
+def test_decides_what_others_score(decision, batch):
+    (_, _, h), rel_type, (_, _, t) = batch
+    query, seen = decision.query(h, rel_type), []
+
+    def score_all(decoder, q, t):
+        seen.append(decoder)
+        return decoder.score_all(q, t)
+
+    close(decision.decide(score_all, query, t), slow(decision, batch))
+    assert seen == list(decision.decoders.values())
+
+
+@torch.no_grad()
+def test_distinct_relations_are_handed_on(monkeypatch, batch):
+    torch.manual_seed(0)
+    decoder, built = TuckERDecoder(R, C), []
+    matrix = decoder._matrix
+    monkeypatch.setattr(decoder, '_matrix', lambda x: built.append(x.size(0)) or matrix(x))
+    decision = JointDecision({'joint': DistMultDecoder(R, C), 'image': RotatEDecoder(R, C),
+                              'text': decoder}).eval()
+    (_, _, h), _, (_, _, t) = batch
+    rel_type = torch.tensor([4, 1] * 4)
+    distinct = decision.distinct(rel_type)
+    assert distinct.tolist() == [1, 4]
+    expected = decision.query(h, rel_type)
+    close(decision.query(h, rel_type, distinct), expected)
+    assert built == [2 * R, 2]  # All relations, if nothing is known of them.
+    frozen, score = decision.frozen_query(), decision.scorer(t)
+    for _ in range(2):
+        close(frozen(h, rel_type, distinct), expected)
+        score(h, rel_type, 0, N)
+    assert built == [2 * R, 2, 2 * R, 2 * R]  # Each kept its own.
+    assert JointDecision({'joint': DistMultDecoder(R, C)}).distinct(rel_type) is None
+
+
+@torch.no_grad()
+def test_contributions(decision, batch):
+    (head, head_has, h), rel_type, (tail, tail_has, t) = batch
+    head_has[0], tail_has[0] = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 1.0])
+    h[:, -V:], t[:, -V:] = head_has, tail_has
+    query = decision.query(h[:N], rel_type[:N])
+    out = decision.contributions(query, t)
+    assert list(out) == ['joint', 'image', 'text']
+    close(sum(out.values()), slow(decision, batch)[:N].diagonal())
+    gate = decision.gate(rel_type[:N])
+    for v, (name, decoder) in enumerate(decision.decoders.items()):
+        both = head_has[:N] * tail_has
+        scale = (gate * head_has[:N]).sum(dim=1) / (gate * both).sum(dim=1).clamp(min=1e-9)
+        offset = decision.offset[v] + decision.relation_offset(rel_type[:N])[:, v]
+        score = decoder(head[:N, v], rel_type[:N], tail[:, v])
+        close(out[name], both[:, v] * (gate[:, v] * scale * score + offset))
+
+
+@torch.no_grad()
 def test_parts_and_how_they_are_combined(decision, batch):
     (head, head_has, h), rel_type, (tail, tail_has, t) = batch
     query = decision.query(h, rel_type)
@@ -114,9 +263,19 @@ def test_reduces_what_it_scores(decision, batch, reduction):
     expected = slow(decision, batch)
     total, picked = decision.reduce(query, t, reduction, allowed, pairs, 0.1)
     over = expected[:, allowed]
-    plain = over.logsumexp(1) if reduction == 'logsumexp' else over.exp().log1p().sum(1)
+    plain = over.logsumexp(1) if reduction == 'logsumexp' else softplus(over).sum(1)
     close(total, plain - 0.1 * over.sum(dim=1))
     close(picked, expected[pairs])
+
+    # Three questions, with the answers 1 and 3, none, and 4; candidate 3 is not allowed.
+    answers = Answers(torch.arange(B) % 3, 3, torch.tensor([0, 0, 2]), torch.tensor([1, 3, 4]))
+    true = torch.stack([expected[b, [[1], [], [4]][b % 3]].sum() for b in range(B)])
+    total, picked = decision.reduce(query, t, reduction, allowed, answers=answers)
+    assert picked is None
+    close(total, plain - true)
+    weight = torch.rand(B, generator=torch.Generator().manual_seed(0))
+    total, _ = decision.reduce(query, t, reduction, allowed, None, 0.1, answers, 0.7, weight)
+    close(total, (weight * (plain - 0.1 * over.sum(dim=1) - 0.7 * true)).sum())
 
 
 @torch.no_grad()
@@ -134,7 +293,6 @@ def test_a_plain_decoder_has_one_part():
     index = torch.tensor([[1], [0]]).expand(2, 1)
     score = torch.randn(2, 1)
     assert decoder.combine(query[:2], candidates, {'score': score}, index) is score
-
 
 
 @torch.no_grad()
@@ -243,6 +401,14 @@ def test_average_of_probabilities(batch):
     picked = {name: part.decoder.score_all(part.query, part.candidates).gather(1, index)
               for name, part in decision.parts(query, t).items()}
     close(decision.combine(query, t, picked, index), out.gather(1, index))
+    close(decision.decide(lambda decoder, q, t: decoder.score_all(q, t), query, t), out)
+    close(decision.scorer(t)(h, rel_type, 1, 4), out[:, 1:4])
+
+    parts = decision.contributions(query[:N], t)
+    for v, (name, decoder) in enumerate(decision.decoders.items()):
+        both = head_has[:N] * tail_has
+        score = decoder(head[:N, v], rel_type[:N], tail[:, v])
+        close(parts[name], both[:, v] * score.sigmoid() / both.sum(dim=1).clamp(min=1))
 
 
 @torch.no_grad()

@@ -60,6 +60,25 @@ def test_what_is_missing_has_no_weight(fusion, inputs):
     assert not expected[~(mask['image'] | mask['text'])].any()
 
 
+@torch.no_grad()
+def test_smallest_fusion():
+    fusion = AdaptiveFusion(['text'], 1, 1, dropout=0.0)
+    fusion.weight['text'].fill_(2.0)
+    fusion.bias['text'].fill_(1.0)
+    out, weight = fusion({'text': torch.tensor([[3.0], [-3.0]])},
+                         {'text': torch.tensor([True, True])})
+    assert out.tolist() == [[7.0], [0.0]]
+    assert weight.tolist() == [[1.0], [1.0]]
+
+
+def test_each_branch_starts_as_a_layer_of_its_own():
+    # Glorot's bound is that of a matrix [64, 64], not of all branches together.
+    torch.manual_seed(0)
+    weight = AdaptiveFusion(['text'], 64, 3).weight['text']
+    for branch in weight.detach().split(64, dim=1):
+        assert float(branch.abs().max()) == pytest.approx((6 / 128)**0.5, rel=0.01)
+
+
 def test_fusion_gradients_reach_every_parameter(fusion, inputs):
     with NoSync():
         fusion.train()(*inputs)[0].square().sum().backward()
@@ -99,3 +118,5 @@ def test_invalid_fusion(kwargs, match):
 
 def test_fusion_repr(fusion):
     assert str(fusion) == "AdaptiveFusion(['image', 'text'], channels=4, num_branches=3)"
+    assert str(AdaptiveFusion(['text'], 4)) == (
+        "AdaptiveFusion(['text'], channels=4, num_branches=2)")

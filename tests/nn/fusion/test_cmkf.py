@@ -291,7 +291,53 @@ def test_one_modality_and_one_expert():
     assert beta.equal(mask.float().unsqueeze(1))
     out = fusion.fuse(state, weight, beta)
     assert out.equal(torch.stack([x[0, 0], x[1, 0], fusion.missing]))
-    assert float(fusion.learning_loss(state)) == float(fusion.redundancy(state)) == 0.0
+    assert fusion.learning_loss(state).equal(torch.zeros(()))
+    assert fusion.redundancy(state).equal(torch.zeros(()))
+
+
+@torch.no_grad()
+def test_two_modalities_of_one_expert_each():
+    fusion = make(Dot, {'image': 1, 'text': 1})
+    assert fusion.estimators() == [fusion.inter]
+    views = {m: torch.randn(3, 1, C) for m in ('image', 'text')}
+    mask = {'image': torch.tensor([True, True, False]), 'text': torch.tensor([True, False, True])}
+    state = fusion(views, mask)
+    for i, (first, second) in enumerate([('image', 'text'), ('text', 'image')]):
+        rows = fusion.bank_modality_views[fusion.bank_mask[:, 1 - i], 1 - i]
+        expected = fusion.inter.scale[i, 1 - i] * (
+            views[first][0, 0] @ (views[second][0, 0] - rows.mean(dim=0)))
+        close(state.modality_redundancy[:, i], torch.stack([expected, *torch.zeros(2)]))
+
+
+@torch.no_grad()
+def test_one_channel():
+    fusion = CMKF({'text': 2}, 1).eval()
+    state = fusion({'text': torch.tensor([[[1.0], [3.0]]])}, {'text': torch.tensor([True])})
+    assert state.modality_views.equal(torch.tensor([[[2.0]]]))
+
+
+@torch.no_grad()
+def test_what_is_not_kept_leaves_the_joint_view_alone(views, mask, logits):
+    fusion = make()
+    kept = {m: x.clone() for m, x in mask.items()}
+    kept['text'][2] = False  # It has all three, and
+    kept['image'][1] = False  # this one has nothing else.
+    state, full = fusion(views, mask, kept=kept), fusion(views, mask)
+    for name in ('views', 'modality_views', 'view_redundancy', 'modality_redundancy', 'mask'):
+        assert getattr(state, name).equal(getattr(full, name))
+    weight, beta = fusion.weights(state, logits)
+    share = fusion.weights(full, logits)[1] * torch.stack([kept[m] for m in NAMES], dim=1)
+    close(beta, share / share.sum(dim=1, keepdim=True).clamp(min=1e-9))
+    single = fusion.single(state, weight)
+    out = fusion.fuse(state, weight, beta)
+    close(out[2], sum(beta[2, i] * single[m][2] for i, m in enumerate(NAMES)))
+    assert not beta[1].any()
+    assert out[1].equal(fusion.missing)
+    for m, x in single.items():
+        assert x.equal(fusion.single(full, weight)[m])
+        only = fusion.single(state, weight, [m])
+        assert list(only) == [m]
+        assert only[m].equal(x)
 
 
 # The reference bank #############################################################################
@@ -314,6 +360,31 @@ def test_the_bank_is_kept_from_training(estimator, views, mask):
     fusion.train()(views, mask)
     assert not fusion.bank_views.equal(kept['bank_views'])
     assert {'bank_views', 'bank_modality_views', 'bank_mask'} <= set(kept)
+
+
+@pytest.mark.parametrize('pool', [None, [1, 4, 7]])
+def test_what_training_learns_of(pool, views, mask):
+    fusion = make(num_references=200, max_samples=100).train()
+    mask = {m: torch.ones(N, dtype=torch.bool) for m in mask}
+    views = {m: x.requires_grad_() for m, x in views.items()}
+    state = fusion(views, mask, None if pool is None else torch.tensor(pool))
+    expected = set(range(N) if pool is None else pool)
+    stacked = torch.cat([views[m] for m in NAMES], dim=1)
+    same = (fusion.bank_views.unsqueeze(1) == stacked).flatten(2).all(dim=2)  # [200, N]
+    assert set(same.nonzero()[:, 1].tolist()) == expected
+    assert state.sample.shape == (100, )
+    assert set(state.sample.tolist()) == expected
+    fusion.redundancy(state).backward()
+    for x in views.values():
+        assert set(x.grad.flatten(1).any(dim=1).nonzero()[:, 0].tolist()) == expected
+
+
+def test_training_draws_where_the_views_are(views, mask):
+    # Another default device would be that of a tensor which is made without one.
+    fusion = make(Dot).train()
+    with torch.device('meta'):
+        state = fusion(views, mask)
+    assert state.sample.device == torch.device('cpu')
 
 
 @torch.no_grad()
@@ -427,6 +498,28 @@ def test_reset_restores_all_state(estimator, views, mask):
     assert all(states[0][k].equal(states[1][k]) for k in states[0])
     assert not states[0]['bank_mask'].any()
     assert not states[0]['modality_weight'].any()
+
+
+@torch.no_grad()
+def test_the_joint_view_is_as_narrow_as_its_parts(views, mask, logits):
+    fusion = make()
+    with torch.autocast('cpu', torch.bfloat16):
+        state = fusion(views, mask)
+        out = fusion.fuse(state, *fusion.weights(state, logits))
+    assert out.dtype == torch.bfloat16
+    close(out[0], fusion.missing.to(torch.bfloat16))
+
+
+def test_what_weighs_modalities():
+    # The modalities, how much redundancy counts, and relations with their inverses.
+    assert [p.shape for p in make().gates()] == [(3, ), (), (2 * R, 3)]
+    assert [p.shape for p in make(relation_weight=False).gates()] == [(3, ), ()]
+
+
+def test_cmkf_defaults():
+    fusion = CMKF({'text': 2}, 4)
+    assert (fusion.num_relations, fusion.temperature, fusion.modality_temperature,
+            fusion.num_references, fusion.max_samples) == (1, 1.0, 1.0, 256, 1024)
 
 
 @pytest.mark.parametrize('name', ['temperature', 'modality_temperature'])
