@@ -20,16 +20,19 @@ COMPOSITIONS = ('mult', 'add')
 
 class EncodedEntities(NamedTuple):
     r"""Entities as :meth:`MoCMEConv.encode` sees them: their views, and the relation-free part of
-    each modality's gate logits."""
+    each modality's gate logits; and, where a model has them, views that the joint one does not
+    train."""
     views: EntityViews
     gate_logits: Dict[str, Tensor]
+    apart: Optional[Dict[str, Tensor]] = None
 
     def select(self, index: Tensor) -> 'EncodedEntities':
         r"""The rows of the given entities."""
         *parts, reference, _ = self.views
         rows = [*(select_rows(x, index) for x in parts), reference, None]
-        return EncodedEntities(EntityViews._make(rows),
-                               {m: select_rows(x, index) for m, x in self.gate_logits.items()})
+        logits, apart = ({m: select_rows(x, index) for m, x in (part or {}).items()}
+                         for part in (self.gate_logits, self.apart))
+        return EncodedEntities(EntityViews._make(rows), logits, apart)
 
 
 class MoCMEConv(MessagePassing):

@@ -52,6 +52,10 @@ class MoCME(MultiModalModel):
         project_structure (bool, optional): If set to :obj:`False`, structure has one expert, and
             its view is the row of the table itself: its head is a plain model of the decoder, at
             the price of one. (default: :obj:`True`)
+        train_structure (str, optional): What the table of structure learns from: ``'all'``, or the
+            loss of its own ``'head'``, so that the joint view looks at it but leaves it what it is
+            in a model of structure alone; needs that head, :obj:`project_structure` to be
+            :obj:`False`, and no :obj:`consistency`. (default: :obj:`"all"`)
         norm_weight (Dict[str, float], optional): For some heads (``'joint'`` or a modality), what
             their norm counts in the regularisation: a table wants more of it than features.
             (default: 1 for each)
@@ -94,11 +98,12 @@ class MoCME(MultiModalModel):
                  uniform: bool = False, redundancy_weight: float = 0.0, num_references: int = 64,
                  max_samples: int = 256, dropout: Union[float, Dict[str, float]] = 0.2,
                  modality_dropout: Optional[Union[float, Dict[str, float]]] = None,
-                 noise: float = 0.0, project_structure: bool = True, consistency: float = 0.0,
-                 gate_dropout: float = 0.0,
+                 noise: float = 0.0, project_structure: bool = True,
+                 train_structure: str = 'all', consistency: float = 0.0, gate_dropout: float = 0.0,
                  structure_channels: Optional[int] = None, **kwargs: Any):
         for name, value, choices in [('decoder', decoder, DECODERS),
-                                     ('estimator', estimator, ESTIMATORS)]:
+                                     ('estimator', estimator, ESTIMATORS),
+                                     ('train_structure', train_structure, ('all', 'head'))]:
             if value not in choices:
                 raise ValueError(f'Unknown {name!r} {value!r} (expected one of {list(choices)})')
         if JOINT in in_channels:
@@ -114,6 +119,11 @@ class MoCME(MultiModalModel):
             if m not in modalities:
                 raise ValueError(f"'heads' names the unknown modality {m!r} (expected some of "
                                  f'{modalities})')
+        if train_structure == 'head' and (project_structure or STRUCTURE not in heads
+                                          or consistency > 0):
+            raise ValueError(f"'train_structure' may be 'head' if {STRUCTURE!r} is in 'heads', "
+                             f"'project_structure' is False and 'consistency' is 0 (got {heads}, "
+                             f'{project_structure}, {consistency})')
         if modality_dropout is None:
             modality_dropout = {m: 0.5 if m == STRUCTURE else 0.2 for m in modalities}
         super().__init__(
@@ -122,6 +132,7 @@ class MoCME(MultiModalModel):
                            for name in [JOINT, *heads]}, norm_weight=norm_weight),
             in_channels, structure_channels, modality_dropout, **kwargs)
         self.head_modalities = heads
+        self.train_structure = train_structure
         self.redundancy_weight = redundancy_weight
         self.consistency = consistency
         self.gate_dropout = gate_dropout
@@ -154,8 +165,17 @@ class MoCME(MultiModalModel):
         x_dict, mask_dict = self.inputs(index)
         # Training looks at no entity that it has no triple of, not even at its features. The joint
         # view has to stand without a modality; a head is about its modality and nothing else.
-        return self.conv.encode(x_dict, mask_dict, self.seen_index if index is None else None,
-                                self.drop(mask_dict))
+        return self._encode(x_dict, mask_dict, self.seen_index if index is None else None,
+                            self.drop(mask_dict))
+
+    def _encode(self, x_dict: Dict[str, Tensor], mask_dict: Dict[str, Tensor],
+                *args: Any) -> EncodedEntities:
+        if self.train_structure == 'all':
+            return self.conv.encode(x_dict, mask_dict, *args)
+        x = x_dict[STRUCTURE]
+        encoded = self.conv.encode({**x_dict, STRUCTURE: x.detach()}, mask_dict, *args)
+        apart = torch.where(mask_dict[STRUCTURE].unsqueeze(-1), x, x.new_zeros(()))
+        return encoded._replace(apart={STRUCTURE: apart})
 
     def head_vectors(self, encoded: EncodedEntities, row: Tensor, rel_type: Tensor) -> Tensor:
         return self._vectors(encoded.select(row), rel_type)
@@ -165,11 +185,14 @@ class MoCME(MultiModalModel):
 
     def candidate_views(self, encoded: EncodedEntities) -> Dict[str, Tensor]:
         joint, views = self.conv.views(encoded)
-        return {JOINT: joint, **views}
+        return {JOINT: joint, **views, **(encoded.apart or {})}
 
     def _vectors(self, encoded: EncodedEntities, rel_type: Optional[Tensor] = None) -> Tensor:
         r"""The joint view and the view of each head, and which of them there are."""
-        joint, views = self.conv.views(encoded, rel_type, self.head_modalities)
+        apart = encoded.apart or {}
+        joint, views = self.conv.views(encoded, rel_type,
+                                       [m for m in self.head_modalities if m not in apart])
+        views = {**views, **{m: x.to(joint.dtype) for m, x in apart.items()}}
         mask = dict(zip(self.modalities, encoded.views.mask.unbind(1), strict=True))
         has = [joint.new_ones(joint.size(0)), *(mask[m].to(joint.dtype)
                                                 for m in self.head_modalities)]
@@ -223,7 +246,7 @@ class MoCME(MultiModalModel):
         if self.gate_dropout == 0 or torch.rand(()) >= self.gate_dropout:
             return self.encode(index)
         x_dict, mask_dict = self.inputs(index)
-        return self.conv.encode(x_dict, self._dropped(mask_dict, self._part))
+        return self._encode(x_dict, self._dropped(mask_dict, self._part))
 
     def gates(self) -> List[Parameter]:
         return [*self.conv.fusion.gates(), *self.decoder.gates()]

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pyg_mmkgc.data import get_triples, seen_entities
-from pyg_mmkgc.nn import CLUB, CMKF, InfoNCE, MoCME
+from pyg_mmkgc.nn import CLUB, CMKF, ComplEx, InfoNCE, MoCME
 from pyg_mmkgc.nn.decoders import ComplExDecoder, TuckERDecoder
 from pyg_mmkgc.testing import FakeMMKG
 
@@ -221,6 +221,12 @@ def test_unseen_entities_lack_structure(graph):
     ({'temperature': -1.0}, r"'temperature' needs to be positive"),
     ({'consistency': -0.5}, r"'consistency' needs to be at least 0, .* \(got -0.5\)"),
     ({'consistency': 1.0, 'structure_channels': 0}, r"'consistency' .* 0 without structure"),
+    ({'train_structure': 'joint'}, r"Unknown 'train_structure' 'joint' .*\['all', 'head'\]"),
+    ({'train_structure': 'head'}, r"'project_structure' is False .*, True, 0.0\)"),
+    ({'train_structure': 'head', 'num_experts': 1, 'project_structure': False, 'heads': ['text']},
+     r"'train_structure' may be 'head' if 'structure' is in 'heads', .* \(got \['text'\], False"),
+    ({'train_structure': 'head', 'num_experts': 1, 'project_structure': False, 'consistency': 2.0},
+     r"'consistency' is 0 \(got .*, False, 2.0\)"),
     ({'gate_dropout': 1.5}, r"'gate_dropout' needs to be in \[0, 1\] \(got 1.5\)"),
 ])
 def test_invalid_arguments_of_mocme(kwargs, match, graph):
@@ -256,6 +262,50 @@ def test_the_head_of_structure_is_a_plain_model(graph):
     seen = seen_entities(graph[0])
     assert views['structure'][seen].equal(model.structure.weight[seen])
     assert not list(model.conv.experts['structure'].parameters())
+
+
+PLAIN = {'num_experts': 1, 'project_structure': False, 'modality_dropout': 0.0, 'dropout': 0.0}
+
+
+def test_structure_that_learns_from_its_head_alone(graph):
+    models = {name: make(graph, **PLAIN, train_structure=name, objective='softmax',
+                         regularization=0.1) for name in ('all', 'head')}
+    head_index, rel_type, tail_index = get_triples(graph[0], 'train')
+    grads = {}
+    for name, model in models.items():
+        model.train()
+        model.held_out_gates = True
+        torch.manual_seed(1)  # The same reference bank.
+        model.loss(head_index, rel_type, tail_index).backward()
+        grads[name] = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+    # What is asked is the same, and so is what all else learns:
+    torch.testing.assert_close(models['head'].eval()(head_index, rel_type, tail_index),
+                               models['all'].eval()(head_index, rel_type, tail_index))
+    assert set(grads['head']) == set(grads['all'])
+    for key in set(grads['head']) - {'structure.weight'}:
+        torch.testing.assert_close(grads['head'][key], grads['all'][key])
+    # The table learns what it would in a model of structure alone:
+    plain = ComplEx.from_data(graph[0], hidden_channels=C, regularization=0.1)
+    with torch.no_grad():
+        plain.structure.weight.copy_(models['head'].structure.weight)
+        plain.decoder.rel_emb.weight.copy_(
+            models['head'].decoder.decoders['structure'].rel_emb.weight)
+    plain.train().loss(head_index, rel_type, tail_index).backward()
+    torch.testing.assert_close(grads['head']['structure.weight'], plain.structure.weight.grad)
+    assert not torch.allclose(grads['all']['structure.weight'], plain.structure.weight.grad)
+
+
+@torch.no_grad()
+def test_structure_apart_is_missing_where_it_is_not_there(graph):
+    model = make(graph, **PLAIN, train_structure='head')
+    seen = seen_entities(graph[0])
+    assert not seen.all()
+    views = model.candidate_views(model.encode())
+    assert views['structure'][seen].equal(model.structure.weight[seen])
+    assert not views['structure'][~seen].any()
+    row = torch.tensor([3, 0, 3])
+    assert model.encode().select(row).apart['structure'].equal(views['structure'][row])
+    assert model.encode(row).apart['structure'].equal(views['structure'][row])
 
 
 def keep(monkeypatch, kept):
