@@ -25,7 +25,7 @@ extensions = [
     'sphinx.ext.napoleon',
     'sphinx.ext.viewcode',
 ]
-exclude_patterns = ['_build']
+exclude_patterns = ['_build', 'results_runs.md']  # Included by results.md.
 html_theme = 'furo'
 html_title = f'{project} {version}'
 
