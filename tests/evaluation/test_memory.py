@@ -41,7 +41,7 @@ def test_keeping_memory():
     outside, within, after, kept = map(int, out.stdout.split())
     pages = 10 * 2**26 // 4096
     # Of whatever size the pages are: each tensor outside has its own.
-    assert within < outside / 20
+    assert within < outside / 5  # A piece that something else has taken is replaced once.
     assert outside <= 1.1 * pages
     assert after > outside / 2
     assert kept > 2**25
