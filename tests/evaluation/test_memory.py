@@ -43,7 +43,7 @@ def test_keeping_memory():
     # Of whatever size the pages are: each tensor outside has its own.
     assert within < outside / 5  # A piece that something else has taken is replaced once.
     assert outside <= 1.1 * pages
-    assert after > outside / 2
+    assert after > outside / 20  # Given back; its place may serve all ten again.
     assert kept > 2**25
 
 
