@@ -37,6 +37,13 @@ def decision(request):
     return out
 
 
+@pytest.fixture
+def averaging():
+    torch.manual_seed(0)
+    return JointDecision({name: DistMultDecoder(R, C) for name in ('joint', 'image', 'text')},
+                         average=True)
+
+
 def vectors(size, seed):
     """Views beside each other, and which of them there are."""
     generator = torch.Generator().manual_seed(seed)
@@ -143,18 +150,15 @@ def test_scores_of_a_range_under_autocast(decision, batch, kind):
 
 
 @torch.no_grad()
-def test_probabilities_are_not_narrow(batch):
+def test_probabilities_are_not_narrow(averaging, batch):
     # Near one, many would be equal.
-    torch.manual_seed(0)
-    decision = JointDecision({name: DistMultDecoder(R, C) for name in ('joint', 'image', 'text')},
-                             average=True)
     (_, _, h), rel_type, (_, _, t) = batch
     h[:, -V:] = t[:, -V:] = 1.0
     with torch.autocast('cpu', torch.bfloat16):
-        query = decision.query(h, rel_type)
-        out = decision.score_all(query, t)
+        query = averaging.query(h, rel_type)
+        out = averaging.score_all(query, t)
         score = [part.decoder.score_all(part.query, part.candidates)
-                 for part in decision.parts(query, t).values()]
+                 for part in averaging.parts(query, t).values()]
     close(out, torch.stack(score).float().sigmoid().mean(dim=0))
 
 
@@ -377,35 +381,32 @@ def test_joint_repr():
 
 
 @torch.no_grad()
-def test_average_of_probabilities(batch):
-    torch.manual_seed(0)
-    decision = JointDecision({name: DistMultDecoder(R, C) for name in ('joint', 'image', 'text')},
-                             average=True)
+def test_average_of_probabilities(averaging, batch):
     (head, head_has, h), rel_type, (tail, tail_has, t) = batch
     h[0, -V:] = head_has[0] = 0  # Nothing in common with anybody.
-    assert list(decision.state_dict()) == [f'decoders.{v}.rel_emb.weight'
-                                           for v in decision.decoders]
-    assert decision.gates() == []
-    assert decision.gate(rel_type).equal(torch.ones(V))
-    query = decision.query(h, rel_type)
-    out = decision.score_all(query, t)
+    assert list(averaging.state_dict()) == [f'decoders.{v}.rel_emb.weight'
+                                            for v in averaging.decoders]
+    assert averaging.gates() == []
+    assert averaging.gate(rel_type).equal(torch.ones(V))
+    query = averaging.query(h, rel_type)
+    out = averaging.score_all(query, t)
     for b in range(B):
         for n in range(N):
             both = [decoder(head[b:b + 1, v], rel_type[b:b + 1], tail[n:n + 1, v])[0].sigmoid()
-                    for v, decoder in enumerate(decision.decoders.values())
+                    for v, decoder in enumerate(averaging.decoders.values())
                     if head_has[b, v] and tail_has[n, v]]
             close(out[b, n], sum(both, torch.zeros(())) / max(1, len(both)))
     assert not out[0].any()
-    close(decision.score(query.unsqueeze(1), t), out)
+    close(averaging.score(query.unsqueeze(1), t), out)
     index = torch.randint(N, (B, 9), generator=torch.Generator().manual_seed(0))
     picked = {name: part.decoder.score_all(part.query, part.candidates).gather(1, index)
-              for name, part in decision.parts(query, t).items()}
-    close(decision.combine(query, t, picked, index), out.gather(1, index))
-    close(decision.decide(lambda decoder, q, t: decoder.score_all(q, t), query, t), out)
-    close(decision.scorer(t)(h, rel_type, 1, 4), out[:, 1:4])
+              for name, part in averaging.parts(query, t).items()}
+    close(averaging.combine(query, t, picked, index), out.gather(1, index))
+    close(averaging.decide(lambda decoder, q, t: decoder.score_all(q, t), query, t), out)
+    close(averaging.scorer(t)(h, rel_type, 1, 4), out[:, 1:4])
 
-    parts = decision.contributions(query[:N], t)
-    for v, (name, decoder) in enumerate(decision.decoders.items()):
+    parts = averaging.contributions(query[:N], t)
+    for v, (name, decoder) in enumerate(averaging.decoders.items()):
         both = head_has[:N] * tail_has
         score = decoder(head[:N, v], rel_type[:N], tail[:, v])
         close(parts[name], both[:, v] * score.sigmoid() / both.sum(dim=1).clamp(min=1))
