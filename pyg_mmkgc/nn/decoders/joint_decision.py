@@ -168,9 +168,11 @@ class JointDecision(torch.nn.Module):
 
     def score(self, query: Tensor, tail: Tensor) -> Tensor:
         r"""Compares queries with tails, broadcasting all dimensions but the last."""
-        scores = [decoder.score(q, t) for decoder, (q, _), (t, _) in zip(
+        return self._decide(self._scores(query, tail), query, self._has(tail))
+
+    def _scores(self, query: Tensor, tail: Tensor) -> List[Tensor]:
+        return [decoder.score(q, t) for decoder, (q, _), (t, _) in zip(
             self.decoders.values(), self._split(query), self._split(tail), strict=True)]
-        return self._decide(scores, query, self._has(tail))
 
     def score_all(self, query: Tensor, candidates: Tensor) -> Tensor:
         r"""Compares each query with each candidate, :math:`(B, N)`."""
@@ -247,13 +249,18 @@ class JointDecision(torch.nn.Module):
 
     def _decide(self, scores: Iterable[Tensor], query: Tensor, has: Tensor) -> Tensor:
         # The decision from the score of each view, for as many candidates as queries.
-        weight = self._gates(query) * has
+        return self._summands(scores, query, has).sum(dim=-1)
+
+    def _summands(self, scores: Iterable[Tensor], query: Tensor, has: Tensor) -> Tensor:
+        # What each view adds to that, in a last dimension.
+        gates = self._gates(query)
+        weight = gates * has
+        total = weight.sum(dim=-1, keepdim=True)
         score = torch.stack([s.sigmoid() if self.average else s for s in scores], dim=-1)
-        out, total = (score * weight).sum(dim=-1), weight.sum(dim=-1)
         if self.average:
-            return out / total.clamp(min=1)
-        scale = self._gates(query).sum(dim=-1) / total.masked_fill(total == 0, 1.0)
-        return out * scale + (self._last(query) * has).sum(dim=-1)
+            return score * weight / total.clamp(min=1)
+        scale = gates.sum(dim=-1, keepdim=True) / total.masked_fill(total == 0, 1.0)
+        return score * (weight * scale) + self._last(query) * has
 
     def contributions(self, query: Tensor, tail: Tensor) -> Dict[str, Tensor]:
         r"""What each decoder adds to the score of each query with its tail, :math:`(B)`; they sum
@@ -263,16 +270,7 @@ class JointDecision(torch.nn.Module):
             query (torch.Tensor): Queries, from :meth:`query`, one for each tail.
             tail (torch.Tensor): Tails :math:`(B, VC + V)`.
         """
-        score = torch.stack([decoder.score(q, t) for decoder, (q, _), (t, _) in zip(
-            self.decoders.values(), self._split(query), self._split(tail), strict=True)], dim=-1)
-        gates, has = self._gates(query), self._has(tail)
-        weight = gates * has
-        total = weight.sum(dim=-1, keepdim=True)
-        if self.average:
-            out = score.sigmoid() * weight / total.clamp(min=1)
-        else:
-            scale = gates.sum(dim=-1, keepdim=True) / total.masked_fill(total == 0, 1.0)
-            out = score * weight * scale + self._last(query) * has
+        out = self._summands(self._scores(query, tail), query, self._has(tail))
         return dict(zip(self.decoders, out.unbind(dim=-1), strict=True))
 
     def parts(self, query: Tensor, candidates: Tensor) -> Dict[str, Part]:

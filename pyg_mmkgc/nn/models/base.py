@@ -94,8 +94,8 @@ class KGModel(Pretrained, torch.nn.Module):
     :math:`r`, so that heads are asked for by :math:`(t, r + R, ?)`.
 
     A subclass says where the vectors come from, by :meth:`encode` (all that can be computed once,
-    whatever is asked), :meth:`head_vectors` (an entity under the relation of a query) and
-    :meth:`candidate_vectors` (an entity as an answer).
+    whatever is asked) and, if these are not the vectors themselves, :meth:`head_vectors` (an
+    entity under the relation of a query) and :meth:`candidate_vectors` (an entity as an answer).
 
     The loss of a batch of triples is one or the sum of two parts. Over all entities seen in
     training it is
@@ -268,11 +268,11 @@ class KGModel(Pretrained, torch.nn.Module):
 
     def head_vectors(self, encoded: Any, row: Tensor, rel_type: Tensor) -> Tensor:
         r"""The heads of queries, seen under their relations, :math:`(B, F)`."""
-        raise NotImplementedError
+        return select_rows(encoded, row)
 
     def candidate_vectors(self, encoded: Any) -> Tensor:
         r"""All encoded entities as answers, :math:`(n, F)`."""
-        raise NotImplementedError
+        return encoded
 
     def candidate_views(self, encoded: Any) -> Dict[str, Tensor]:
         r"""All encoded entities as answers, each :math:`(n, F)`: the vector that is compared as

@@ -7,7 +7,6 @@ from torch.nn import Parameter
 from pyg_mmkgc.data import STRUCTURE
 from pyg_mmkgc.nn.conv import EncodedEntities, MoCMEConv
 from pyg_mmkgc.nn.decoders import DECODERS, JointDecision
-from pyg_mmkgc.nn.dropout import drop_modalities
 from pyg_mmkgc.nn.information import CLUB, InfoNCE
 from pyg_mmkgc.nn.models.base import Prepared
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
@@ -229,8 +228,7 @@ class MoCME(MultiModalModel):
         with torch.no_grad():
             whole = self._joint_of(encoded, mask)
             whole = whole.to(torch.promote_types(whole.dtype, torch.float))
-        part = torch.tensor([self._part[m] for m in self.modalities], device=mask.device)
-        rest = (self._joint_of(encoded, drop_modalities(mask, part)) - whole).square()
+        rest = (self._joint_of(encoded, self._dropped_of(mask, self._part)) - whole).square()
         known = mask[:, self.modalities.index(STRUCTURE)].to(whole.dtype)
         scale = (known @ whole.square()).sum()
         return (known @ rest).sum() / scale.clamp(min=torch.finfo(scale.dtype).tiny)

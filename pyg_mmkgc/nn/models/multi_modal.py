@@ -231,9 +231,12 @@ class MultiModalModel(KGModel):
 
     def _dropped(self, mask_dict: Dict[str, Tensor], p: Mapping[str, float]) -> Dict[str, Tensor]:
         mask = torch.stack([mask_dict[m] for m in self.modalities], dim=1)  # [N, M]
-        probability = torch.tensor([p[m] for m in self.modalities], device=mask.device)
-        kept = drop_modalities(mask, probability).unbind(1)
+        kept = self._dropped_of(mask, p).unbind(1)
         return dict(zip(self.modalities, kept, strict=True))
+
+    def _dropped_of(self, mask: Tensor, p: Mapping[str, float]) -> Tensor:
+        probability = torch.tensor([p[m] for m in self.modalities], device=mask.device)
+        return drop_modalities(mask, probability)
 
     def _fetch(self, index: Optional[Tensor]) -> Dict[str, Tensor]:
         # The rows of memory-mapped features; those of a training batch are here already.

@@ -8,7 +8,6 @@ from torch_geometric.nn.inits import glorot
 from pyg_mmkgc.data import STRUCTURE
 from pyg_mmkgc.nn.decoders import Decoder, JointDecision
 from pyg_mmkgc.nn.models.multi_modal import MultiModalModel
-from pyg_mmkgc.nn.rows import select_rows
 
 
 class ProjectedModel(MultiModalModel):
@@ -59,9 +58,3 @@ class ProjectedModel(MultiModalModel):
                 x = x @ self.projection[m]
             views.append(x)
         return views, mask_dict
-
-    def head_vectors(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:
-        return select_rows(encoded, row)
-
-    def candidate_vectors(self, encoded: Tensor) -> Tensor:
-        return encoded

@@ -6,7 +6,6 @@ from torch.nn import Embedding
 
 from pyg_mmkgc.nn.decoders import Decoder
 from pyg_mmkgc.nn.models.base import KGModel, entity_table, look_up
-from pyg_mmkgc.nn.rows import select_rows
 
 
 class StructureModel(KGModel):
@@ -40,9 +39,3 @@ class StructureModel(KGModel):
 
     def entity_tables(self) -> List[Embedding]:
         return [self.structure]
-
-    def head_vectors(self, encoded: Tensor, row: Tensor, rel_type: Tensor) -> Tensor:
-        return select_rows(encoded, row)
-
-    def candidate_vectors(self, encoded: Tensor) -> Tensor:
-        return encoded

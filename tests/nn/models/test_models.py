@@ -751,9 +751,10 @@ def test_a_graph_that_does_not_fit(cls, graph):
         cls(5, R, {'text': 4}, **SMALL).attach(graph[0])
 
 
-def test_the_base_class_says_nothing_of_vectors():
+def test_the_base_class_takes_vectors_as_they_are_and_has_none():
     model = KGModel(N, R, 4, ComplEx(N, R, 4).decoder)
-    for verb, args in [('encode', ()), ('head_vectors', (None, None, None)),
-                       ('candidate_vectors', (None, ))]:
-        with pytest.raises(NotImplementedError):
-            getattr(model, verb)(*args)
+    with pytest.raises(NotImplementedError):
+        model.encode()
+    encoded, row, rel_type = torch.randn(N, 4), torch.tensor([2, 0, 2]), torch.tensor([0, 1, 0])
+    assert model.head_vectors(encoded, row, rel_type).equal(encoded[[2, 0, 2]])
+    assert model.candidate_vectors(encoded) is encoded
