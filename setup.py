@@ -42,7 +42,7 @@ setup(
                   'pyg_mmkgc.serve': ['templates/*']},
     install_requires=[
         'torch>=2.4',
-        'torch-geometric>=2.5',
+        'torch-geometric>=2.6',
         'numpy',
         'pandas>=2',
         'pyarrow',
