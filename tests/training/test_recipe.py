@@ -71,8 +71,8 @@ def test_complex_db15k_is_the_measured_setting():
 
 @pytest.mark.parametrize('dataset,expected', [
     ('atlas', 'mocme-atlas'), ('ATLAS', 'mocme-atlas'), ('db-15_K', 'mocme-db15k'),
-    (None, 'mocme'), ('mkgw', 'mocme-mkgw'), ('tiva', 'mocme'), ('./atlas', 'mocme'),
-    ('../recipes/complex', 'mocme'),
+    (None, 'mocme'), ('mkgw', 'mocme-mkgw'), ('tiva', 'mocme-tiva'),
+    ('ogbl-wikikg2', 'mocme'), ('./atlas', 'mocme'), ('../recipes/complex', 'mocme'),
 ])
 def test_find_recipe(dataset, expected):
     assert find_recipe('MoCME', dataset).name == expected
